@@ -1,0 +1,3 @@
+// Package storage is the durable log, its cursors and the state tables. It
+// keeps bytes and numbers and knows no MQTT.
+package storage
