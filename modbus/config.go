@@ -1,0 +1,226 @@
+package modbus
+
+import "time"
+
+// Config is the modbus section of the configuration. Fields that are absent in
+// a file are zero here; SetDefaults fills them, Validate judges the result.
+type Config struct {
+	// Links are the TCP endpoints and serial ports, in the order of the file.
+	Links []LinkConfig `mapstructure:"links"`
+}
+
+// LinkConfig is one TCP endpoint or serial port. Exactly one of TCP, RTU and
+// RTUOverTCP is given.
+type LinkConfig struct {
+	// Name identifies the link in topics, logs and status; unique, required.
+	Name string `mapstructure:"name"`
+	// TCP is the host:port of a Modbus TCP server; port 502 when it has none.
+	TCP string `mapstructure:"tcp"`
+	// RTU is a serial port.
+	RTU *SerialConfig `mapstructure:"rtu"`
+	// RTUOverTCP is the host:port of a serial server that passes RTU frames on.
+	RTUOverTCP string `mapstructure:"rtu_over_tcp"`
+	// Timeout is how long a complete answer may take, the time on the wire of a
+	// serial line not counted; also the limit for connecting. Default 1s, 10ms
+	// to 1m. Size it to the slowest unit of the link.
+	Timeout time.Duration `mapstructure:"timeout"`
+	// Units are the devices reached through this link.
+	Units []UnitConfig `mapstructure:"units"`
+}
+
+// SerialConfig is one serial port.
+type SerialConfig struct {
+	// Port is the device file, for example /dev/ttyUSB0; required.
+	Port string `mapstructure:"port"`
+	// Baud is the line speed in bit/s, 50 to 4000000. Default 19200.
+	Baud int `mapstructure:"baud"`
+	// Parity is none, even or odd. Default even (Modbus serial §2.5.1).
+	Parity string `mapstructure:"parity"`
+	// StopBits is 1 or 2. Default 1.
+	StopBits int `mapstructure:"stop_bits"`
+	// DataBits is 7 or 8. RTU needs 8, the default.
+	DataBits int `mapstructure:"data_bits"`
+}
+
+// UnitConfig is one device.
+type UnitConfig struct {
+	// Name identifies the unit on its link; unique there, required.
+	Name string `mapstructure:"name"`
+	// Unit is the unit ID: 0 to 255 over TCP, 1 to 255 on a serial line, where
+	// 0 is the broadcast address. Required.
+	Unit *int `mapstructure:"unit"`
+	// Interval is the time between two reads of a tag. Default 1s, at least
+	// 10ms.
+	Interval time.Duration `mapstructure:"interval"`
+	// Topic is the template of the topics of this unit's tags, for package
+	// edge. Default modbus/{link}/{unit}/{tag}.
+	Topic string `mapstructure:"topic"`
+	// MaxRegisters is the largest number of registers the device accepts in one
+	// read. Default and upper limit 125 (Modbus §6.3).
+	MaxRegisters int `mapstructure:"max_registers"`
+	// MaxBits is the same for coils and discrete inputs. Default and upper
+	// limit 2000 (Modbus §6.1).
+	MaxBits int `mapstructure:"max_bits"`
+	// MaxGap is how many registers (or bits) nobody asked for may be read along
+	// to join two tags into one read. Default 0: some devices refuse or hide
+	// registers between the documented ones.
+	MaxGap int `mapstructure:"max_gap"`
+	// Payload is json or raw, for package edge. Default json.
+	Payload string `mapstructure:"payload"`
+	// QoS of the published samples, 0 to 2, for package edge. Default 1.
+	QoS *int `mapstructure:"qos"`
+	// Retain says whether samples are published retained, for package edge.
+	// Default false.
+	Retain *bool `mapstructure:"retain"`
+	// Tags are the values read from and written to the device.
+	Tags []TagConfig `mapstructure:"tags"`
+}
+
+// TagConfig is one value of a device: where its registers are, how they become
+// a value, when the value is passed on and whether it can be written.
+type TagConfig struct {
+	// Name identifies the tag on its unit; unique there, required.
+	Name string `mapstructure:"name"`
+
+	// Register is the table: coil, discrete, input or holding. Required unless
+	// Reference names it.
+	Register string `mapstructure:"register"`
+	// Address is the 0-based address as on the wire, 0 to 65535.
+	Address *int `mapstructure:"address"`
+	// Reference is the address as manuals print it, instead of Register and
+	// Address: table digit 0, 1, 3 or 4 and the 1-based number in four or five
+	// digits (40101, 400101, 30001, 10001, 00001); up to four digits mean a
+	// coil.
+	Reference string `mapstructure:"reference"`
+
+	// Type is how the registers are read: bool, int8, uint8 (low byte), int16,
+	// uint16, int32, uint32, int64, uint64, float32, float64, bcd16, bcd32 or
+	// string. Default bool for coils, discrete inputs and tags with Bit, uint16
+	// for registers.
+	Type string `mapstructure:"type"`
+	// Order is the order of the bytes of a value in its registers, A being the
+	// most significant byte: ABCD (default), CDAB (words swapped), BADC (bytes
+	// swapped) or DCBA (both). 64-bit values likewise by words and bytes; of a
+	// 16-bit value or a string only the byte order counts.
+	Order string `mapstructure:"order"`
+	// Count is the number of registers of a string, 1 to 125. Required for
+	// strings, otherwise absent.
+	Count int `mapstructure:"count"`
+	// Layout of a string: packed (default, two characters per register) or
+	// char_per_register (one, in the low byte).
+	Layout string `mapstructure:"layout"`
+	// Bit makes a bool of one bit of a register: 0 (least significant) to 15.
+	Bit *int `mapstructure:"bit"`
+	// Invert negates a bool.
+	Invert bool `mapstructure:"invert"`
+	// Scale and Offset make the value of the number in the registers:
+	// value = raw × scale + offset. Defaults 1 and 0; Scale is not 0.
+	Scale  *float64 `mapstructure:"scale"`
+	Offset float64  `mapstructure:"offset"`
+	// Invalid lists raw numbers (before scaling, decimal or 0x…) with which the
+	// device says that it has no value. For signed types a hexadecimal number
+	// is the bit pattern: 0x8000 is -32768 of an int16.
+	Invalid []string `mapstructure:"invalid"`
+	// Enum gives raw numbers a text, which becomes the value.
+	Enum map[string]string `mapstructure:"enum"`
+	// EngineeringUnit is text for people, such as degC. It changes nothing.
+	EngineeringUnit string `mapstructure:"engineering_unit"`
+
+	// Interval between two reads of this tag. Default: that of the unit.
+	Interval time.Duration `mapstructure:"interval"`
+	// Deadband passes a number on only when it differs from the last one passed
+	// on by more than this: absolute ("0.2") or relative to it ("1%").
+	Deadband string `mapstructure:"deadband"`
+	// OnChange passes a value on only when it differs from the last one.
+	OnChange bool `mapstructure:"on_change"`
+	// MinInterval is the least time between two samples of this tag; a change
+	// of quality is passed on at once. 0: none.
+	MinInterval time.Duration `mapstructure:"min_interval"`
+	// MaxInterval is the time after which a sample is passed on even when
+	// OnChange or Deadband would hold it back; it implies OnChange. 0: none.
+	MaxInterval time.Duration `mapstructure:"max_interval"`
+
+	// QoS and Retain override those of the unit, for package edge.
+	QoS    *int  `mapstructure:"qos"`
+	Retain *bool `mapstructure:"retain"`
+
+	// Writable permits writes; coils and holding registers only.
+	Writable bool `mapstructure:"writable"`
+	// Min and Max are the limits of a written value, after scaling. A value
+	// outside is refused, not clipped.
+	Min *float64 `mapstructure:"min"`
+	Max *float64 `mapstructure:"max"`
+}
+
+// Defaults of the configuration keys.
+const (
+	DefaultTimeout  = time.Second
+	DefaultInterval = time.Second
+	DefaultTopic    = "modbus/{link}/{unit}/{tag}"
+	DefaultQoS      = 1
+
+	PayloadJSON = "json"
+	PayloadRaw  = "raw"
+)
+
+// Limits of one read: Modbus §6.1 and §6.3.
+const (
+	maxBits      = 2000
+	maxRegisters = 125
+)
+
+// SetDefaults fills everything that was left out, except what has no default.
+// It changes c in place and may be called again.
+func (c *Config) SetDefaults() {
+	for i := range c.Links {
+		l := &c.Links[i]
+		setDefault(&l.Timeout, DefaultTimeout)
+		if l.RTU != nil {
+			setDefault(&l.RTU.Baud, 19200)
+			setDefault(&l.RTU.Parity, "even")
+			setDefault(&l.RTU.StopBits, 1)
+			setDefault(&l.RTU.DataBits, 8)
+		}
+		for j := range l.Units {
+			l.Units[j].setDefaults()
+		}
+	}
+}
+
+func (u *UnitConfig) setDefaults() {
+	setDefault(&u.Interval, DefaultInterval)
+	setDefault(&u.Topic, DefaultTopic)
+	setDefault(&u.MaxRegisters, maxRegisters)
+	setDefault(&u.MaxBits, maxBits)
+	setDefault(&u.Payload, PayloadJSON)
+	if u.QoS == nil {
+		u.QoS = new(DefaultQoS)
+	}
+	if u.Retain == nil {
+		u.Retain = new(false)
+	}
+	for k := range u.Tags {
+		t := &u.Tags[k]
+		setDefault(&t.Interval, u.Interval)
+		setDefault(&t.Order, "ABCD")
+		if t.Type == "string" {
+			setDefault(&t.Layout, "packed")
+		}
+		if t.Scale == nil {
+			t.Scale = new(1.0)
+		}
+		if t.QoS == nil {
+			t.QoS = u.QoS
+		}
+		if t.Retain == nil {
+			t.Retain = u.Retain
+		}
+	}
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}

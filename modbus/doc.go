@@ -1,0 +1,42 @@
+// Package modbus polls Modbus devices over TCP, RTU and RTU over TCP, and
+// writes to them. It knows registers and time; it knows no MQTT.
+//
+// # What it promises
+//
+//   - A value that leaves this package with quality good was carried by a
+//     complete answer to the very request that asked for it: right
+//     transaction, unit, function and length. A late, doubled or foreign
+//     answer is discarded, whatever the transport.
+//   - A failed read is a [Sample] with quality bad and an error; the last good
+//     value is never repeated as if it were new.
+//   - A device that is dead, slow or talks nonsense costs its neighbours on
+//     the same link a bounded share of the link's time.
+//   - One unreadable register does not take the others of its block with it.
+//   - Only tags marked writable are written, within their limits, and every
+//     write is read back.
+//
+// Statements cited as "Modbus §n" are those of the MODBUS Application Protocol
+// Specification V1.1b3, "Modbus serial §n" those of MODBUS over Serial Line
+// V1.02.
+//
+// # Goroutines
+//
+// [Poller.Run] starts one goroutine per link. It owns the connection or port,
+// the read plan and the state of the link's units; nobody else touches them.
+// [Poller.Write] hands its command to that goroutine, which runs it between two
+// reads. The methods of [Sink] are called from these goroutines, several at a
+// time for several links. Run returns when all of them are gone.
+//
+// # Locks
+//
+// Each transport has one mutex, held only to exchange the open connection so
+// that the end of Run can close it under a blocked read. The statistics are
+// atomic. No two locks ever nest.
+//
+// # Errors
+//
+// [ExceptionError]: the device answered and refused. [ErrTimeout]: it did not
+// answer in time; after a write the effect is unknown. [ErrDown]: there is no
+// connection or no port, nothing was sent. [RefusedError]: a write that was not
+// sent because the tag, its limits or the command's age forbid it.
+package modbus
