@@ -1,0 +1,328 @@
+package bridge
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"forebay/storage"
+)
+
+// Config describes one upstream. The zero value of each field means its default. Relative paths are the caller's to
+// resolve before New; files are read at every connection attempt, so a renewed certificate or password is used by the
+// next one.
+type Config struct {
+	// Name tells bridges apart in topics, logs and the store: 1 to 64 letters, digits, '-', '_' or '.'. Changing it
+	// makes a new bridge with an empty queue. Required.
+	Name string `mapstructure:"name"`
+
+	// Addresses are tried in order: mqtt://host[:1883] or mqtts://host[:8883]. At least one.
+	Addresses []string `mapstructure:"addresses"`
+
+	// ClientID names the session upstream; it must be the only one there. {site} stands for the site.
+	// Default: "{site}-" and the name.
+	ClientID string `mapstructure:"client_id"`
+
+	// Username is sent when it is not empty. {site} stands for the site.
+	Username string `mapstructure:"username"`
+
+	// PasswordFile holds the password in its first line. Needs a username. Empty: no password.
+	PasswordFile string `mapstructure:"password_file"`
+
+	// TLS is used by mqtts addresses.
+	TLS TLSConfig `mapstructure:"tls"`
+
+	// KeepAlive is the longest silence before the link is probed: whole seconds, 1 s to 18 h. The upstream may
+	// demand less. Default 30 s.
+	KeepAlive time.Duration `mapstructure:"keep_alive"`
+
+	Reconnect ReconnectConfig `mapstructure:"reconnect"`
+	Queue     QueueConfig     `mapstructure:"queue"`
+
+	// Up lists what is forwarded. The first rule whose filter matches decides.
+	Up []UpRule `mapstructure:"up"`
+
+	// Down lists what is subscribed to upstream. The first rule whose filter matches decides.
+	Down []DownRule `mapstructure:"down"`
+}
+
+// TLSConfig names the files of a TLS connection, all in PEM. TLS 1.2 is the least accepted.
+type TLSConfig struct {
+	// CA holds the authorities that may vouch for the upstream. Empty: those of the system.
+	CA string `mapstructure:"ca"`
+
+	// Certificate and Key are shown to an upstream that asks for them. Both or none.
+	Certificate string `mapstructure:"certificate"`
+	Key         string `mapstructure:"key"`
+
+	// ALPN lists the protocols offered, such as x-amzn-mqtt-ca on port 443. Empty: none.
+	ALPN []string `mapstructure:"alpn"`
+
+	// ServerName is what the upstream's certificate must be for. Empty: the host of the address.
+	ServerName string `mapstructure:"server_name"`
+}
+
+// ReconnectConfig bounds the wait between attempts, which doubles from Min up to Max; the actual wait is a random
+// part of it, so that many gateways do not return at once.
+type ReconnectConfig struct {
+	Min time.Duration `mapstructure:"min"` // 100 ms to Max. Default 1 s
+	Max time.Duration `mapstructure:"max"` // at most 1 h. Default 60 s, or Min if that is more
+}
+
+// QueueConfig limits what waits for the upstream.
+type QueueConfig struct {
+	MaxSize  int64         `mapstructure:"max_size"`  // bytes. Default 1 GiB
+	MaxAge   time.Duration `mapstructure:"max_age"`   // Default 720 h
+	MaxCount int64         `mapstructure:"max_count"` // messages. 0: no limit
+	WhenFull string        `mapstructure:"when_full"` // drop-oldest (default), drop-newest or reject
+}
+
+// UpRule forwards what matches Filter.
+type UpRule struct {
+	// Filter is a topic filter. A level may be written {name} for + and, as the last one, {name:rest} for #, so that
+	// Topic can refer to it by name. {site} stands for the site. Required.
+	Filter string `mapstructure:"filter"`
+
+	// Topic is the topic upstream: {topic} is the whole local topic, {1} what the first wildcard of the filter
+	// matched, {name} a level named in it, {site} the site. Default "{topic}".
+	Topic string `mapstructure:"topic"`
+
+	// QoS caps the quality of service. nil means 2: as published.
+	QoS *int `mapstructure:"qos"`
+
+	// Lift raises QoS 0 (and 1) to this QoS when the message enters the queue, so that it outlives an outage. 0 to QoS.
+	Lift int `mapstructure:"lift"`
+
+	// Exclude lists filters of topics that this rule does not match.
+	Exclude []string `mapstructure:"exclude"`
+
+	// Retain says what becomes of the retain flag: keep (default), drop or force.
+	Retain string `mapstructure:"retain"`
+}
+
+// DownRule subscribes to Filter upstream and publishes locally what arrives.
+type DownRule struct {
+	Filter string `mapstructure:"filter"` // as in UpRule, of topics upstream
+	Topic  string `mapstructure:"topic"`  // as in UpRule, the local topic. Default "{topic}"
+	QoS    *int   `mapstructure:"qos"`    // of the subscription. nil means 2: as published
+}
+
+const (
+	minReconnect = 100 * time.Millisecond
+	maxReconnect = time.Hour
+	maxKeepAlive = 18 * time.Hour // what 16 bits of seconds hold
+	maxClientID  = 256
+)
+
+// policies are the names of storage's policies in the configuration. Constant.
+var policies = map[string]storage.Policy{
+	"reject":      storage.Reject,
+	"drop-oldest": storage.DropOldest,
+	"drop-newest": storage.DropNewest,
+}
+
+// SetDefaults fills the fields that are zero.
+func (c *Config) SetDefaults() {
+	setDefault(&c.ClientID, "{site}-"+c.Name)
+	setDefault(&c.KeepAlive, 30*time.Second)
+	setDefault(&c.Reconnect.Min, time.Second)
+	setDefault(&c.Reconnect.Max, max(time.Minute, c.Reconnect.Min))
+	setDefault(&c.Queue.MaxSize, 1<<30)
+	setDefault(&c.Queue.MaxAge, 720*time.Hour)
+	setDefault(&c.Queue.WhenFull, "drop-oldest")
+	for i := range c.Up {
+		setDefault(&c.Up[i].Topic, "{topic}")
+		setDefault(&c.Up[i].Retain, "keep")
+	}
+	for i := range c.Down {
+		setDefault(&c.Down[i].Topic, "{topic}")
+	}
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// Validate reports every problem with the path of its key and how to mend it. It expects SetDefaults to have been
+// called. Files are not looked into.
+func (c *Config) Validate(report func(path, problem string)) {
+	if !validName(c.Name) {
+		report("name", "must be 1 to 64 letters, digits, '-', '_' or '.': it becomes part of topics and of the store")
+	}
+	c.validateConnection(report)
+	c.validateQueue(report)
+	if len(c.Up) == 0 && len(c.Down) == 0 {
+		report("up", "nothing to do: add at least one rule under up or down")
+	}
+	for i, r := range c.Up {
+		path := fmt.Sprintf("up[%d]", i)
+		validateRule(r.Filter, r.Topic, r.QoS, under(path, report))
+		if r.Lift < 0 || r.Lift > qosOf(r.QoS) {
+			report(path+".lift", "must be between 0 and qos")
+		}
+		if r.Retain != "keep" && r.Retain != "drop" && r.Retain != "force" {
+			report(path+".retain", fmt.Sprintf("%q is unknown: write keep, drop or force", r.Retain))
+		}
+		for j, f := range r.Exclude {
+			if _, err := compileFilter(f, siteExample); err != nil {
+				report(fmt.Sprintf("%s.exclude[%d]", path, j), err.Error())
+			}
+		}
+		if isShared(r.Filter) {
+			report(path+".filter", "a shared subscription has no meaning here: leave out $share/…/")
+		}
+	}
+	for i, r := range c.Down {
+		validateRule(r.Filter, r.Topic, r.QoS, under(fmt.Sprintf("down[%d]", i), report))
+	}
+}
+
+func (c *Config) validateConnection(report func(path, problem string)) {
+	if len(c.Addresses) == 0 {
+		report("addresses", "missing: give at least one, such as mqtts://broker.example.com:8883")
+	}
+	secure := false
+	for i, a := range c.Addresses {
+		addr, err := parseAddress(a)
+		if err != nil {
+			report(fmt.Sprintf("addresses[%d]", i), err.Error())
+		}
+		secure = secure || addr.tls
+	}
+	t := c.TLS
+	if t.CA+t.Certificate+t.Key+t.ServerName != "" || len(t.ALPN) > 0 {
+		if len(c.Addresses) > 0 && !secure {
+			report("tls", "is set but no address begins with mqtts://: change the address or remove tls")
+		}
+	}
+	if (t.Certificate == "") != (t.Key == "") {
+		report("tls", "certificate and key belong together: give both or none")
+	}
+	for i, p := range t.ALPN {
+		if p == "" || len(p) > 255 {
+			report(fmt.Sprintf("tls.alpn[%d]", i), "must be 1 to 255 bytes")
+		}
+	}
+	if id, err := expandSite(c.ClientID, siteExample); err != nil {
+		report("client_id", err.Error())
+	} else if len(id) > maxClientID {
+		report("client_id", fmt.Sprintf("must be at most %d bytes", maxClientID))
+	}
+	if _, err := expandSite(c.Username, siteExample); err != nil {
+		report("username", err.Error())
+	}
+	if c.PasswordFile != "" && c.Username == "" {
+		report("username", "missing: a password without a username is not sent")
+	}
+	if c.KeepAlive < time.Second || c.KeepAlive > maxKeepAlive || c.KeepAlive%time.Second != 0 {
+		report("keep_alive", "must be whole seconds between 1s and 18h")
+	}
+	if r := c.Reconnect; r.Min < minReconnect || r.Min > r.Max {
+		report("reconnect.min", "must be between 100ms and reconnect.max")
+	}
+	if c.Reconnect.Max > maxReconnect {
+		report("reconnect.max", "must be at most 1h")
+	}
+}
+
+func (c *Config) validateQueue(report func(path, problem string)) {
+	q := c.Queue
+	if q.MaxSize < 1<<20 {
+		report("queue.max_size", "must be at least 1MiB")
+	}
+	if q.MaxAge < time.Second {
+		report("queue.max_age", "must be at least 1s")
+	}
+	if q.MaxCount < 0 {
+		report("queue.max_count", "must not be negative: leave it out for no limit")
+	}
+	if _, ok := policies[q.WhenFull]; !ok {
+		report("queue.when_full", fmt.Sprintf("%q is unknown: write reject, drop-oldest or drop-newest", q.WhenFull))
+	}
+}
+
+func validateRule(filter, topic string, qos *int, report func(path, problem string)) {
+	if q := qosOf(qos); q < 0 || q > 2 {
+		report("qos", "must be 0, 1 or 2")
+	}
+	if filter == "" {
+		report("filter", "missing: which topics? # means all")
+		return
+	}
+	f, err := compileFilter(filter, siteExample)
+	if err != nil {
+		report("filter", err.Error())
+		return
+	}
+	if _, err := compileTemplate(topic, f, siteExample); err != nil {
+		report("topic", err.Error())
+	}
+}
+
+// siteExample stands for the site where only the form of a text is judged.
+const siteExample = "site"
+
+func under(path string, report func(path, problem string)) func(path, problem string) {
+	return func(key, problem string) { report(path+"."+key, problem) }
+}
+
+func qosOf(qos *int) int {
+	if qos == nil {
+		return 2
+	}
+	return *qos
+}
+
+func validName(name string) bool {
+	for _, r := range name {
+		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+		if !letter && !strings.ContainsRune("-_.", r) {
+			return false
+		}
+	}
+	return name != "" && len(name) <= 64
+}
+
+// address is one parsed entry of Config.Addresses.
+type address struct {
+	text string // as configured: for logs and status
+	host string // without port, for the certificate
+	dial string // host:port
+	tls  bool
+}
+
+// parseAddress reads mqtt://host[:port] and mqtts://host[:port].
+func parseAddress(text string) (address, error) {
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" || u.Hostname() == "" {
+		return address{}, fmt.Errorf("must look like mqtts://host:8883 or mqtt://host:1883")
+	}
+	if u.User != nil {
+		return address{}, fmt.Errorf("must not hold a username or password: use username and password_file")
+	}
+	if u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" {
+		return address{}, fmt.Errorf("must end after the port")
+	}
+	a := address{text: text, host: u.Hostname()}
+	port := u.Port()
+	switch u.Scheme {
+	case "mqtt":
+		setDefault(&port, "1883")
+	case "mqtts":
+		a.tls = true
+		setDefault(&port, "8883")
+	default:
+		return address{}, fmt.Errorf("%s:// is unknown: write mqtt:// or, with TLS, mqtts://", u.Scheme)
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+		return address{}, fmt.Errorf("port must be a number between 1 and 65535")
+	}
+	a.dial = net.JoinHostPort(a.host, port)
+	return a, nil
+}

@@ -1,0 +1,46 @@
+// Package bridge connects the local broker with one upstream MQTT broker: it is a durable consumer of the log with an
+// MQTT client attached. Several upstreams are several Bridges.
+//
+// # Promise
+//
+// Up: a message of QoS 1 or 2 that the broker acknowledged to a device leaves the queue only when the upstream has
+// acknowledged it, or when a stated policy dropped it, which is counted by cause and logged once per episode. QoS 1
+// may be repeated after a broken connection. QoS 2 arrives once: the packet identifier is computed from the message's
+// number, "PUBREC received" is durable before PUBREL, and nothing is repeated but after a reconnect. Messages keep
+// their order, except that one refused for the moment (quota, busy) may be overtaken by those in flight behind it.
+// QoS 0 takes a bounded buffer while the upstream is connected and is dropped and counted otherwise.
+//
+// Down: a message of QoS 1 or 2 is acknowledged upstream only after the local broker has it safe. The packet
+// identifiers of inbound QoS 2 are rows of the table storage.Bridges, written in the same record as the message and
+// removed, durably, before PUBCOMP, so that a restart of the gateway does not let a command through twice.
+//
+// The upstream session outlives connections and processes. What the bridge knows about it is durable too: a store
+// that does not know the session asks for a clean start, for the packet identifiers in it mean nothing.
+//
+// # Goroutines
+//
+// Run's goroutine owns everything: connecting, the cursor, what is in flight, the output. While Run lasts one more
+// goroutine waits for the disk on its behalf (safety), and each connection has a reader and a writer. The reader
+// lends its buffer to the owner and waits for it to come back; the writer owns the buffer it was given until it hands it
+// back. The broker calls in from its own goroutine at three places, none of which waits: live (QoS 0 to send), done
+// (a downlink message is safe) and the cursor's notification.
+//
+// # Locks
+//
+// Four, each a leaf that is never held while calling out: liveBuffer.mu, downlink.mu, accounts.mu and stateBox.mu.
+//
+// # Errors
+//
+// New returns what is wrong with the configuration or the stored rows. Run returns nil after its context ended, or
+// why the bridge could not be attached; everything else is a state of the link: it is logged once per episode, shown in
+// Status, and tried again.
+//
+// BUG(bridge): an upstream that speaks 3.1.1 cannot be told why a downlink message was refused. When a local queue is
+// full the message stays unacknowledged and comes again with the next connection; until then it takes one place of the
+// upstream's window.
+//
+// BUG(bridge): session state is kept per bridge, not per address. Addresses that are unrelated brokers, instead of
+// nodes of one, may repeat or drop QoS 2 messages that were half way when the connection moved.
+//
+// Statement numbers are those of MQTT 5.0 unless 3.1.1 is named.
+package bridge
