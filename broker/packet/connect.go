@@ -44,44 +44,273 @@ type ConnectProperties struct {
 // slices of properties, and aliases body. Client identifiers are not judged beyond UTF-8: which are acceptable is
 // the server's policy. The error is an *Error; for a level nobody speaks its Reason is
 // [ReasonUnsupportedProtocolVersion] and p.Version is the level as sent.
-func (p *Connect) Decode(body []byte) error { panic("BUG: packet: not built") }
+func (p *Connect) Decode(body []byte) error {
+	*p = Connect{
+		Will:       WillMessage{PublishProperties: p.Will.PublishProperties},
+		Properties: ConnectProperties{UserProperties: p.Properties.UserProperties[:0]},
+	}
+	p.Will.PublishProperties.reset()
+	c := cursor{b: body}
+	p.decodeVersion(&c)
+	c.v = p.Version
+	flags := c.byte()
+	if p.Version == V31 {
+		flags = tidyFlags(flags)
+	}
+	c.failWith(checkConnectFlags(flags, p.Version))
+	p.CleanStart = flags&cleanFlag != 0
+	p.HasWill = flags&willFlag != 0
+	p.HasPassword = flags&passwordFlag != 0
+	p.HasUsername = flags&usernameFlag != 0
+	p.KeepAlive = c.uint16()
+	if p.Version == V5 {
+		p.Properties.decode(&c)
+	}
+	if len(c.b) == 0 {
+		c.fail(ReasonMalformedPacket, "MQTT-3.1.3-3", "CONNECT without a client identifier")
+	}
+	p.ClientID = c.text()
+	if p.HasWill {
+		p.Will.QoS = flags >> 3 & 0x03
+		p.Will.Retain = flags&willRetainFlag != 0
+		p.Will.decode(&c)
+	}
+	p.decodeCredentials(&c)
+	return c.end()
+}
 
 // Append appends the packet in the form of p.Version.
-func (p *Connect) Append(dst []byte) []byte { panic("BUG: packet: not built") }
-
-// Connack is the CONNACK packet.
-type Connack struct {
-	SessionPresent bool   // never set in 3.1
-	Reason         Reason // before 5.0 translated, see [Reason.ReturnCode]
-	Properties     ConnackProperties
+func (p *Connect) Append(dst []byte) []byte {
+	at := len(dst) + 1
+	dst = append(dst, byte(CONNECT)<<4, 0)
+	if p.Version == V31 {
+		dst = appendData(dst, []byte("MQIsdp"))
+	} else {
+		dst = appendData(dst, []byte("MQTT"))
+	}
+	level := byte(p.Version)
+	if p.Bridge && p.Version != V5 {
+		level |= bridgeBit
+	}
+	dst = append(dst, level, p.flags(), byte(p.KeepAlive>>8), byte(p.KeepAlive))
+	if p.Version == V5 {
+		dst = p.Properties.append(dst)
+	}
+	dst = appendData(dst, p.ClientID)
+	if p.HasWill {
+		if p.Version == V5 {
+			properties := len(dst)
+			dst = append(dst, 0)
+			if p.Will.WillDelay != 0 {
+				dst = appendFour(dst, willDelay, p.Will.WillDelay)
+			}
+			dst = prefixLength(p.Will.PublishProperties.append(dst), properties)
+		}
+		dst = appendData(appendData(dst, p.Will.Topic), p.Will.Payload)
+	}
+	if p.HasUsername {
+		dst = appendData(dst, p.Username)
+	}
+	if p.HasPassword {
+		dst = appendData(dst, p.Password)
+	}
+	return prefixLength(dst, at)
 }
 
-// ConnackProperties are the properties of CONNACK. The zero value of each is what the standard assumes when it is absent.
-type ConnackProperties struct {
-	HasSessionExpiry       bool // absent: as CONNECT asked
-	SessionExpiry          uint32
-	ReceiveMaximum         uint16 // 0: absent, which means 65,535
-	HasMaximumQoS          bool   // absent: QoS 2
-	MaximumQoS             byte   // 0 or 1
-	NoRetain               bool   // Retain Available was sent as 0
-	MaximumPacketSize      uint32 // bytes; 0: absent, no limit
-	AssignedClientID       []byte // nil: absent
-	TopicAliasMaximum      uint16
-	ReasonString           []byte // nil: absent
-	NoWildcardSubscription bool   // Wildcard Subscription Available was sent as 0
-	NoSubscriptionID       bool   // Subscription Identifiers Available was sent as 0
-	NoSharedSubscription   bool   // Shared Subscription Available was sent as 0
-	HasServerKeepAlive     bool   // absent: as CONNECT asked
-	ServerKeepAlive        uint16 // seconds; 0: none
-	ResponseInformation    []byte // nil: absent
-	ServerReference        []byte // nil: absent
-	AuthenticationMethod   []byte // nil: absent
-	AuthenticationData     []byte // nil: absent
-	UserProperties         []UserProperty
+// The bits of the connect flags; the will's QoS is bits 3 and 4.
+const (
+	reservedFlag   = 0x01
+	cleanFlag      = 0x02
+	willFlag       = 0x04
+	willQoS        = 0x18
+	willRetainFlag = 0x20
+	passwordFlag   = 0x40
+	usernameFlag   = 0x80
+)
+
+// bridgeBit is added to the protocol level of 3.1 and 3.1.1 by bridges, a custom older than 5.0's no local.
+const bridgeBit = 0x80
+
+// decodeVersion reads protocol name and level.
+func (p *Connect) decodeVersion(c *cursor) {
+	name := c.binary()
+	level := c.byte()
+	if c.err != nil {
+		return
+	}
+	plain := level &^ bridgeBit
+	switch string(name) {
+	case "MQTT":
+		if level == byte(V5) || plain == byte(V311) {
+			p.Version, p.Bridge = Version(plain), level != plain
+			return
+		}
+	case "MQIsdp":
+		if plain == byte(V31) {
+			p.Version, p.Bridge = V31, level != plain
+			return
+		}
+	default:
+		c.fail(ReasonUnsupportedProtocolVersion, "MQTT-3.1.2-1", "a protocol name that is not MQTT's")
+		return
+	}
+	p.Version = Version(level)
+	c.fail(ReasonUnsupportedProtocolVersion, "MQTT-3.1.2-2", "an unsupported protocol level")
 }
 
-// Decode reads a CONNACK; the rules of [Publish.Decode] about memory hold.
-func (p *Connack) Decode(f Frame, v Version) error { panic("BUG: packet: not built") }
+// tidyFlags clears the bits that 3.1 left without meaning, so that the later rules about them do not bite.
+func tidyFlags(flags byte) byte {
+	flags &^= reservedFlag
+	if flags&willFlag == 0 {
+		flags &^= willQoS | willRetainFlag
+	}
+	return flags
+}
 
-// Append appends the packet as version v has it; what v lacks is left out.
-func (p *Connack) Append(dst []byte, v Version) []byte { panic("BUG: packet: not built") }
+func checkConnectFlags(flags byte, v Version) *Error {
+	switch {
+	case flags&reservedFlag != 0:
+		return &Error{ReasonMalformedPacket, "MQTT-3.1.2-3", "the reserved connect flag is set"}
+	case flags&willFlag == 0 && flags&willQoS != 0:
+		return &Error{ReasonMalformedPacket, byVersion(v, "MQTT-3.1.2-11", "MQTT-3.1.2-13"), "will QoS without a will"}
+	case flags&willFlag == 0 && flags&willRetainFlag != 0:
+		return &Error{ReasonMalformedPacket, byVersion(v, "MQTT-3.1.2-13", "MQTT-3.1.2-15"), "will retain without a will"}
+	case flags&willQoS == willQoS:
+		return &Error{ReasonMalformedPacket, byVersion(v, "MQTT-3.1.2-12", "MQTT-3.1.2-14"), "will QoS 3"}
+	case v != V5 && flags&passwordFlag != 0 && flags&usernameFlag == 0:
+		return &Error{ReasonMalformedPacket, "MQTT-3.1.2-22", "a password without a user name"}
+	}
+	return nil
+}
+
+// flags is the inverse of what Decode does with the connect flags.
+func (p *Connect) flags() byte {
+	var flags byte
+	if p.CleanStart {
+		flags |= cleanFlag
+	}
+	if p.HasWill {
+		flags |= willFlag | p.Will.QoS<<3
+		if p.Will.Retain {
+			flags |= willRetainFlag
+		}
+	}
+	if p.HasPassword {
+		flags |= passwordFlag
+	}
+	if p.HasUsername {
+		flags |= usernameFlag
+	}
+	return flags
+}
+
+// decode reads will properties, topic and payload.
+func (w *WillMessage) decode(c *cursor) {
+	if len(c.b) == 0 {
+		c.fail(ReasonMalformedPacket, "MQTT-3.1.2-9", "the will flag without a will")
+		return
+	}
+	if c.v == V5 {
+		l := c.properties(inWill)
+		for l.next() {
+			if l.id == willDelay {
+				w.WillDelay = l.number
+			} else {
+				w.take(&l)
+			}
+		}
+	}
+	w.Topic = c.binary()
+	if c.err == nil {
+		c.failWith(checkTopicName(w.Topic, c.v, byVersion(c.v, "MQTT-4.7.0-1", "MQTT-4.7.1-1")))
+	}
+	w.Payload = c.binary()
+}
+
+// decodeCredentials reads what the two flags announce, and says which flag lied.
+func (p *Connect) decodeCredentials(c *cursor) {
+	if p.Version == V31 && len(c.b) == 0 {
+		// 3.1: the remaining length takes precedence over the flags.
+		p.HasUsername, p.HasPassword = false, false
+	}
+	if p.HasUsername {
+		if len(c.b) == 0 {
+			c.fail(ReasonMalformedPacket, byVersion(p.Version, "MQTT-3.1.2-17", "MQTT-3.1.2-19"), "the user name flag without a user name")
+		}
+		p.Username = c.text()
+	}
+	if p.Version == V31 && len(c.b) == 0 {
+		p.HasPassword = false
+	}
+	if p.HasPassword {
+		if len(c.b) == 0 {
+			c.fail(ReasonMalformedPacket, byVersion(p.Version, "MQTT-3.1.2-19", "MQTT-3.1.2-21"), "the password flag without a password")
+		}
+		p.Password = c.binary()
+	}
+	switch {
+	case len(c.b) == 0:
+	case !p.HasUsername:
+		c.fail(ReasonMalformedPacket, byVersion(p.Version, "MQTT-3.1.2-16", "MQTT-3.1.2-18"), "a user name without its flag")
+	case !p.HasPassword:
+		c.fail(ReasonMalformedPacket, byVersion(p.Version, "MQTT-3.1.2-18", "MQTT-3.1.2-20"), "a password without its flag")
+	}
+}
+
+// decode reads the properties of CONNECT.
+func (p *ConnectProperties) decode(c *cursor) {
+	l := c.properties(inConnect)
+	for l.next() {
+		switch l.id {
+		case sessionExpiry:
+			p.SessionExpiry = l.number
+		case receiveMaximum:
+			p.ReceiveMaximum = uint16(l.number)
+		case maximumPacketSize:
+			p.MaximumPacketSize = l.number
+		case topicAliasMaximum:
+			p.TopicAliasMaximum = uint16(l.number)
+		case requestResponseInformation:
+			p.RequestResponseInformation = l.number == 1
+		case requestProblemInformation:
+			p.SuppressProblemInformation = l.number == 0
+		case authenticationMethod:
+			p.AuthenticationMethod = l.bytes
+		case authenticationData:
+			p.AuthenticationData = l.bytes
+		case userProperty:
+			p.UserProperties = append(p.UserProperties, l.user())
+		}
+	}
+	if p.AuthenticationData != nil && p.AuthenticationMethod == nil {
+		c.fail(ReasonProtocolError, "", "authentication data without an authentication method")
+	}
+}
+
+// append appends the properties with their length.
+func (p *ConnectProperties) append(dst []byte) []byte {
+	at := len(dst)
+	dst = append(dst, 0)
+	if p.SessionExpiry != 0 {
+		dst = appendFour(dst, sessionExpiry, p.SessionExpiry)
+	}
+	dst = appendBytes(dst, authenticationMethod, p.AuthenticationMethod)
+	dst = appendBytes(dst, authenticationData, p.AuthenticationData)
+	if p.SuppressProblemInformation {
+		dst = appendFlag(dst, requestProblemInformation, 0)
+	}
+	if p.RequestResponseInformation {
+		dst = appendFlag(dst, requestResponseInformation, 1)
+	}
+	if p.ReceiveMaximum != 0 {
+		dst = appendTwo(dst, receiveMaximum, p.ReceiveMaximum)
+	}
+	if p.TopicAliasMaximum != 0 {
+		dst = appendTwo(dst, topicAliasMaximum, p.TopicAliasMaximum)
+	}
+	dst = appendUsers(dst, p.UserProperties)
+	if p.MaximumPacketSize != 0 {
+		dst = appendFour(dst, maximumPacketSize, p.MaximumPacketSize)
+	}
+	return prefixLength(dst, at)
+}

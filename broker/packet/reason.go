@@ -143,3 +143,83 @@ func reasonOfReturnCode(code byte) (r Reason, ok bool) {
 	}
 	return 0, false
 }
+
+// validIn reports whether a packet of type t may carry r in 5.0, whoever sends it (MQTT 5.0 table 2-6).
+func (r Reason) validIn(t Type) bool {
+	switch t {
+	case CONNACK:
+		switch r {
+		case ReasonKeepAliveTimeout, ReasonSessionTakenOver, ReasonServerShuttingDown, ReasonTopicFilterInvalid,
+			ReasonPacketIdentifierInUse, ReasonPacketIdentifierNotFound, ReasonReceiveMaximumExceeded,
+			ReasonTopicAliasInvalid, ReasonMessageRateTooHigh, ReasonAdministrativeAction,
+			ReasonSharedSubscriptionsNotSupported:
+			return false
+		}
+		return r == ReasonSuccess || r >= ReasonUnspecifiedError && r <= ReasonConnectionRateExceeded
+	case PUBACK, PUBREC:
+		switch r {
+		case ReasonSuccess, ReasonNoMatchingSubscribers, ReasonUnspecifiedError, ReasonImplementationSpecificError,
+			ReasonNotAuthorized, ReasonTopicNameInvalid, ReasonPacketIdentifierInUse, ReasonQuotaExceeded,
+			ReasonPayloadFormatInvalid:
+			return true
+		}
+	case PUBREL, PUBCOMP:
+		return r == ReasonSuccess || r == ReasonPacketIdentifierNotFound
+	case SUBACK:
+		switch r {
+		case ReasonGrantedQoS0, ReasonGrantedQoS1, ReasonGrantedQoS2, ReasonUnspecifiedError,
+			ReasonImplementationSpecificError, ReasonNotAuthorized, ReasonTopicFilterInvalid,
+			ReasonPacketIdentifierInUse, ReasonQuotaExceeded, ReasonSharedSubscriptionsNotSupported,
+			ReasonSubscriptionIdentifiersNotSupported, ReasonWildcardSubscriptionsNotSupported:
+			return true
+		}
+	case UNSUBACK:
+		switch r {
+		case ReasonSuccess, ReasonNoSubscriptionExisted, ReasonUnspecifiedError, ReasonImplementationSpecificError,
+			ReasonNotAuthorized, ReasonTopicFilterInvalid, ReasonPacketIdentifierInUse:
+			return true
+		}
+	case DISCONNECT:
+		switch r {
+		case ReasonUnsupportedProtocolVersion, ReasonClientIdentifierNotValid, ReasonBadUserNameOrPassword,
+			ReasonServerUnavailable, ReasonBanned, ReasonPacketIdentifierInUse, ReasonPacketIdentifierNotFound:
+			return false
+		}
+		return r == ReasonNormalDisconnection || r == ReasonDisconnectWithWill ||
+			r >= ReasonUnspecifiedError && r <= ReasonWildcardSubscriptionsNotSupported
+	case AUTH:
+		return r == ReasonSuccess || r == ReasonContinueAuthentication || r == ReasonReauthenticate
+	}
+	return false
+}
+
+// reason reads a 5.0 reason code of a packet of type t.
+func (c *cursor) reason(t Type) Reason {
+	r := Reason(c.byte())
+	if r == ReasonSuccess || r.validIn(t) {
+		return r
+	}
+	var statement string
+	switch t {
+	case CONNACK:
+		statement = "MQTT-3.2.2-8"
+	case PUBACK:
+		statement = "MQTT-3.4.2-1"
+	case PUBREC:
+		statement = "MQTT-3.5.2-1"
+	case PUBREL:
+		statement = "MQTT-3.6.2-1"
+	case PUBCOMP:
+		statement = "MQTT-3.7.2-1"
+	case SUBACK:
+		statement = "MQTT-3.9.3-2"
+	case UNSUBACK:
+		statement = "MQTT-3.11.3-2"
+	case DISCONNECT:
+		statement = "MQTT-3.14.2-1"
+	case AUTH:
+		statement = "MQTT-3.15.2-1"
+	}
+	c.fail(ReasonProtocolError, statement, t.String()+" with a reason code it cannot have")
+	return r
+}
