@@ -22,11 +22,13 @@ base=$cache/bookworm-$arch-$(cksum <<<"$packages" | cut -d' ' -f1).tar
 scratch=$(mktemp -d)
 root=$scratch/root
 nspawn=
+leader=
 finish() {
 	local status=$?
 	trap - EXIT
-	if [ "$status" != 0 ] && [ -n "$nspawn" ]; then
-		echo "--- what the service said" >&2
+	if [ "$status" != 0 ] && [ -n "$leader" ]; then
+		echo "--- what the container and the service said" >&2
+		tail -n 40 "$scratch"/console >&2
 		guest journalctl -q --no-pager -u forebay -n 40 >&2 || true
 	fi
 	if [ -n "$nspawn" ]; then
@@ -45,7 +47,7 @@ step() { printf '%4ds  %s\n' "$SECONDS" "$*"; }
 fail() { echo "test-deb: FAIL: $*" >&2; exit 1; }
 
 # guest COMMAND...: runs a command in the container.
-guest() { nsenter -t "$leader" -a "$@"; }
+guest() { nsenter -t "$leader" -a -r -w "$@"; }
 
 # until_true SECONDS COMMAND...: waits for a condition.
 until_true() {
@@ -92,7 +94,7 @@ systemd-nspawn -q -D "$root" --boot --register=no --keep-unit --private-network 
 	</dev/null >"$scratch"/console 2>&1 &
 nspawn=$!
 has_leader() {
-	kill -0 "$nspawn" 2>/dev/null || { cat "$scratch"/console >&2; fail "the container did not start"; }
+	kill -0 "$nspawn" 2>/dev/null || fail "the container did not start: $(cat "$scratch"/console)"
 	leader=$(pgrep -P "$nspawn" | head -1) && [ -n "$leader" ]
 }
 until_true 20 has_leader
