@@ -1,0 +1,37 @@
+// Package edge puts the gateway together: it reads the configuration, starts
+// and stops the parts in the right order, and carries what passes between
+// them that is neither MQTT nor Modbus alone: samples become messages
+// (telemetry.go), messages on …/set become register writes (command.go).
+//
+// # Promises
+//
+// Load reports every problem of a file at once, each with its path in the
+// configuration, and never panics or grows without bound on any bytes. A
+// configuration that Load returned has its defaults filled in and has been
+// checked; the files it names (certificates, passwords) are looked at only by
+// CheckFiles and by the parts that use them.
+//
+// Open starts storage, broker, bridges and Modbus in that order, and Run stops
+// them in the reverse order within DrainTime. A bridge or a Modbus link that
+// cannot come up says so in the log and is tried again; it never stops the
+// rest. The broker or the storage failing ends Run with an error.
+//
+// A command on <topic>/set is written to the device at most once: it is
+// acknowledged to the log before the write begins. Retained and expired
+// commands are refused.
+//
+// # Goroutines
+//
+// Run owns one goroutine for each part (broker loop, one a bridge, the
+// pollers, the commands) and returns when all of them have ended.
+//
+// # Locks
+//
+// Config is immutable after Load. Status is guarded by one lock in Gateway
+// that is never held while a part is called.
+//
+// # Errors
+//
+// A *ConfigError is the operator's to mend; every other error is the
+// machine's (disk, port in use) and names the part that failed.
+package edge

@@ -1,0 +1,80 @@
+package edge
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Problem is one thing wrong in a configuration, on one line.
+type Problem struct {
+	Path string // where in the configuration: bridges[0].addresses; empty for the whole file
+	Text string // what is wrong; how to mend it
+	Line int    // in the file, from 1; 0 when the format does not tell
+}
+
+// ConfigError is everything that is wrong with one configuration file.
+type ConfigError struct {
+	File     string
+	Problems []Problem // never empty, in the order of the file as far as it is known
+}
+
+// Error returns one line for each problem: file:line: path: text.
+func (e *ConfigError) Error() string {
+	var b strings.Builder
+	for i, p := range e.Problems {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		b.WriteString(e.File)
+		if p.Line > 0 {
+			fmt.Fprintf(&b, ":%d", p.Line)
+		}
+		b.WriteString(": ")
+		if p.Path != "" {
+			b.WriteString(p.Path)
+			b.WriteString(": ")
+		}
+		b.WriteString(p.Text)
+	}
+	return b.String()
+}
+
+// problems gathers what is wrong and knows where in the file each path is.
+type problems struct {
+	lines positions
+	list  []Problem
+}
+
+func (p *problems) add(path, format string, args ...any) {
+	text := format
+	if len(args) > 0 {
+		text = fmt.Sprintf(format, args...)
+	}
+	p.list = append(p.list, Problem{Path: path, Text: text, Line: p.lines.of(path)})
+}
+
+// report has the form that the Validate methods of the parts expect.
+func (p *problems) report(path, problem string) { p.add(path, "%s", problem) }
+
+// under returns a report function for a part whose paths begin at prefix.
+func (p *problems) under(prefix string) func(path, problem string) {
+	return func(path, problem string) { p.add(join(prefix, path), "%s", problem) }
+}
+
+// err returns nil or a *ConfigError with the problems in file order.
+func (p *problems) err(file string) error {
+	if len(p.list) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(p.list, func(a, b Problem) int { return a.Line - b.Line })
+	return &ConfigError{File: file, Problems: slices.Compact(p.list)}
+}
+
+// join puts a key or an [index] behind a path.
+func join(prefix, path string) string {
+	if prefix == "" || path == "" || strings.HasPrefix(path, "[") {
+		return prefix + path
+	}
+	return prefix + "." + path
+}

@@ -1,0 +1,46 @@
+package edge
+
+import (
+	"regexp"
+	"strings"
+
+	"forebay/modbus"
+)
+
+// Commands for a tag come on its topic with setSuffix behind it, their results
+// go to the same with resultSuffix behind that.
+const (
+	setSuffix    = "/set"
+	resultSuffix = "/result"
+)
+
+var placeholder = regexp.MustCompile(`\{[^{}]*\}`)
+
+// unknownPlaceholder returns the first {…} of a topic template that has no
+// meaning, or a brace that is left over; "" if all is well.
+func unknownPlaceholder(template string) string {
+	for _, found := range placeholder.FindAllString(template, -1) {
+		switch found {
+		case "{site}", "{link}", "{unit}", "{tag}":
+		default:
+			return found
+		}
+	}
+	rest := placeholder.ReplaceAllString(template, "")
+	if i := strings.IndexAny(rest, "{}"); i >= 0 {
+		return rest[i : i+1]
+	}
+	return ""
+}
+
+// tagTopic is the topic of a tag's samples.
+func (c *Config) tagTopic(link *modbus.LinkConfig, unit *modbus.UnitConfig, tag *modbus.TagConfig) string {
+	return strings.NewReplacer(
+		"{site}", c.Site, "{link}", link.Name, "{unit}", unit.Name, "{tag}", tag.Name,
+	).Replace(unit.Topic)
+}
+
+// stateTopic is the retained topic that says whether a unit answers.
+func stateTopic(link *modbus.LinkConfig, unit *modbus.UnitConfig) string {
+	return "modbus/" + link.Name + "/" + unit.Name + "/state"
+}
