@@ -62,17 +62,17 @@ func (p *Disconnect) Decode(f Frame, v Version) error {
 	if len(c.b) == 0 {
 		return c.end()
 	}
-	l := c.properties(inDisconnect)
-	for l.next() {
-		switch l.id {
+	c.properties(inDisconnect)
+	for c.next() {
+		switch c.walk.id {
 		case sessionExpiry:
-			p.HasSessionExpiry, p.SessionExpiry = true, l.number
+			p.HasSessionExpiry, p.SessionExpiry = true, c.walk.number
 		case reasonString:
-			p.ReasonString = l.bytes
+			p.ReasonString = c.walk.bytes
 		case serverReference:
-			p.ServerReference = l.bytes
+			p.ServerReference = c.walk.bytes
 		case userProperty:
-			p.UserProperties = append(p.UserProperties, l.user())
+			p.UserProperties = append(p.UserProperties, c.walk.user())
 		}
 	}
 	return c.end()
@@ -116,17 +116,17 @@ func (p *Auth) Decode(f Frame, v Version) error {
 		return nil
 	}
 	p.Reason = c.reason(AUTH)
-	l := c.properties(inAuth)
-	for l.next() {
-		switch l.id {
+	c.properties(inAuth)
+	for c.next() {
+		switch c.walk.id {
 		case authenticationMethod:
-			p.AuthenticationMethod = l.bytes
+			p.AuthenticationMethod = c.walk.bytes
 		case authenticationData:
-			p.AuthenticationData = l.bytes
+			p.AuthenticationData = c.walk.bytes
 		case reasonString:
-			p.ReasonString = l.bytes
+			p.ReasonString = c.walk.bytes
 		case userProperty:
-			p.UserProperties = append(p.UserProperties, l.user())
+			p.UserProperties = append(p.UserProperties, c.walk.user())
 		}
 	}
 	if p.AuthenticationMethod == nil {

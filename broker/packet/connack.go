@@ -75,43 +75,43 @@ func (p *Connack) Append(dst []byte, v Version) []byte {
 
 // decode reads the properties of CONNACK.
 func (p *ConnackProperties) decode(c *cursor) {
-	l := c.properties(inConnack)
-	for l.next() {
-		switch l.id {
+	c.properties(inConnack)
+	for c.next() {
+		switch c.walk.id {
 		case sessionExpiry:
-			p.HasSessionExpiry, p.SessionExpiry = true, l.number
+			p.HasSessionExpiry, p.SessionExpiry = true, c.walk.number
 		case receiveMaximum:
-			p.ReceiveMaximum = uint16(l.number)
+			p.ReceiveMaximum = uint16(c.walk.number)
 		case maximumQoS:
-			p.HasMaximumQoS, p.MaximumQoS = true, byte(l.number)
+			p.HasMaximumQoS, p.MaximumQoS = true, byte(c.walk.number)
 		case retainAvailable:
-			p.NoRetain = l.number == 0
+			p.NoRetain = c.walk.number == 0
 		case maximumPacketSize:
-			p.MaximumPacketSize = l.number
+			p.MaximumPacketSize = c.walk.number
 		case assignedClientID:
-			p.AssignedClientID = l.bytes
+			p.AssignedClientID = c.walk.bytes
 		case topicAliasMaximum:
-			p.TopicAliasMaximum = uint16(l.number)
+			p.TopicAliasMaximum = uint16(c.walk.number)
 		case reasonString:
-			p.ReasonString = l.bytes
+			p.ReasonString = c.walk.bytes
 		case wildcardSubscriptionAvailable:
-			p.NoWildcardSubscription = l.number == 0
+			p.NoWildcardSubscription = c.walk.number == 0
 		case subscriptionIDAvailable:
-			p.NoSubscriptionID = l.number == 0
+			p.NoSubscriptionID = c.walk.number == 0
 		case sharedSubscriptionAvailable:
-			p.NoSharedSubscription = l.number == 0
+			p.NoSharedSubscription = c.walk.number == 0
 		case serverKeepAlive:
-			p.HasServerKeepAlive, p.ServerKeepAlive = true, uint16(l.number)
+			p.HasServerKeepAlive, p.ServerKeepAlive = true, uint16(c.walk.number)
 		case responseInformation:
-			p.ResponseInformation = l.bytes
+			p.ResponseInformation = c.walk.bytes
 		case serverReference:
-			p.ServerReference = l.bytes
+			p.ServerReference = c.walk.bytes
 		case authenticationMethod:
-			p.AuthenticationMethod = l.bytes
+			p.AuthenticationMethod = c.walk.bytes
 		case authenticationData:
-			p.AuthenticationData = l.bytes
+			p.AuthenticationData = c.walk.bytes
 		case userProperty:
-			p.UserProperties = append(p.UserProperties, l.user())
+			p.UserProperties = append(p.UserProperties, c.walk.user())
 		}
 	}
 }

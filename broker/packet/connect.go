@@ -211,12 +211,12 @@ func (w *WillMessage) decode(c *cursor) {
 		return
 	}
 	if c.v == V5 {
-		l := c.properties(inWill)
-		for l.next() {
-			if l.id == willDelay {
-				w.WillDelay = l.number
+		c.properties(inWill)
+		for c.next() {
+			if c.walk.id == willDelay {
+				w.WillDelay = c.walk.number
 			} else {
-				w.take(&l)
+				w.take(c)
 			}
 		}
 	}
@@ -259,27 +259,27 @@ func (p *Connect) decodeCredentials(c *cursor) {
 
 // decode reads the properties of CONNECT.
 func (p *ConnectProperties) decode(c *cursor) {
-	l := c.properties(inConnect)
-	for l.next() {
-		switch l.id {
+	c.properties(inConnect)
+	for c.next() {
+		switch c.walk.id {
 		case sessionExpiry:
-			p.SessionExpiry = l.number
+			p.SessionExpiry = c.walk.number
 		case receiveMaximum:
-			p.ReceiveMaximum = uint16(l.number)
+			p.ReceiveMaximum = uint16(c.walk.number)
 		case maximumPacketSize:
-			p.MaximumPacketSize = l.number
+			p.MaximumPacketSize = c.walk.number
 		case topicAliasMaximum:
-			p.TopicAliasMaximum = uint16(l.number)
+			p.TopicAliasMaximum = uint16(c.walk.number)
 		case requestResponseInformation:
-			p.RequestResponseInformation = l.number == 1
+			p.RequestResponseInformation = c.walk.number == 1
 		case requestProblemInformation:
-			p.SuppressProblemInformation = l.number == 0
+			p.SuppressProblemInformation = c.walk.number == 0
 		case authenticationMethod:
-			p.AuthenticationMethod = l.bytes
+			p.AuthenticationMethod = c.walk.bytes
 		case authenticationData:
-			p.AuthenticationData = l.bytes
+			p.AuthenticationData = c.walk.bytes
 		case userProperty:
-			p.UserProperties = append(p.UserProperties, l.user())
+			p.UserProperties = append(p.UserProperties, c.walk.user())
 		}
 	}
 	if p.AuthenticationData != nil && p.AuthenticationMethod == nil {

@@ -104,105 +104,103 @@ var properties = [...]property{
 	sharedSubscriptionAvailable:   {flag, inConnack, 0, false, "shared subscription available"},
 }
 
-// propertyList walks the properties of one packet and holds the one it stands on.
-type propertyList struct {
-	c    *cursor // of the packet: takes the failures
-	rest cursor  // of the properties
-	in   uint16  // one bit: where we are
-	seen uint64  // identifiers so far, one bit each
+// walk is where a [cursor] stands within the properties of a packet.
+type walk struct {
+	after []byte // the body behind the properties
+	in    uint16 // one bit: where we are
+	seen  uint64 // identifiers so far, one bit each
 
-	id     byte
+	id     byte   // of the property it stands on
 	number uint32 // value of an integer
 	bytes  []byte // value of a string or of binary data, or the name of a pair
 	second []byte // value of a pair
 }
 
-// properties reads the property length and returns the list of what follows. in is one bit.
-func (c *cursor) properties(in uint16) propertyList {
+// properties enters the properties: it reads their length and hides from c what follows them, until next has
+// returned false. in is one bit.
+func (c *cursor) properties(in uint16) {
 	length := c.varint()
 	if int(length) > len(c.b) {
 		c.fail(ReasonMalformedPacket, "", "property length beyond the end of the packet")
 		length = 0
 	}
-	l := propertyList{c: c, in: in, rest: cursor{b: c.b[:length:length], v: c.v}}
-	c.b = c.b[length:]
-	return l
+	c.walk = walk{in: in, after: c.b[length:]}
+	c.b = c.b[:length:length]
 }
 
-// next steps to the next property that keeps the rules; false at the end and at the first that does not.
-func (l *propertyList) next() bool {
-	if len(l.rest.b) == 0 || l.c.err != nil {
+// next steps to the next property that keeps the rules. After the last it leaves the properties and returns false;
+// false is also what the first that breaks a rule gives.
+func (c *cursor) next() bool {
+	if len(c.b) == 0 {
+		if c.err == nil {
+			c.b = c.walk.after
+		}
 		return false
 	}
-	id := l.rest.varint()
-	if l.rest.err == nil && (id >= uint32(len(properties)) || properties[id].kind == unknown) {
-		l.c.fail(ReasonMalformedPacket, "", "unknown property "+strconv.Itoa(int(id)))
+	id := c.varint()
+	if c.err != nil {
 		return false
 	}
-	if l.rest.err == nil {
-		l.id = byte(id)
-		l.check()
-		l.read()
+	if id >= uint32(len(properties)) || properties[id].kind == unknown {
+		c.fail(ReasonMalformedPacket, "", "unknown property "+strconv.Itoa(int(id)))
+		return false
 	}
-	l.c.failWith(l.rest.err)
-	return l.c.err == nil
+	p := &properties[id]
+	if p.in&c.walk.in == 0 {
+		c.fail(ReasonMalformedPacket, "", p.name+" in a packet that cannot have it")
+	}
+	if c.walk.seen&(1<<id) != 0 && p.repeats&c.walk.in == 0 {
+		c.fail(ReasonProtocolError, "", p.name+" more than once")
+	}
+	c.walk.id = byte(id)
+	c.walk.seen |= 1 << id
+	c.value(p)
+	return c.err == nil
 }
 
-// check judges whether the property may stand here.
-func (l *propertyList) check() {
-	p := &properties[l.id]
-	if p.in&l.in == 0 {
-		l.c.fail(ReasonMalformedPacket, "", p.name+" in a packet that cannot have it")
-	}
-	if l.seen&(1<<l.id) != 0 && p.repeats&l.in == 0 {
-		l.c.fail(ReasonProtocolError, "", p.name+" more than once")
-	}
-	l.seen |= 1 << l.id
-}
-
-// read takes the value and judges its range.
-func (l *propertyList) read() {
-	p := &properties[l.id]
+// value takes the value of the property that next stands on and judges its range.
+func (c *cursor) value(p *property) {
+	w := &c.walk
 	switch p.kind {
 	case flag:
-		l.number = uint32(l.rest.byte())
-		if l.number > 1 {
-			l.c.fail(ReasonProtocolError, "", p.name+" other than 0 and 1")
+		w.number = uint32(c.byte())
+		if w.number > 1 {
+			c.fail(ReasonProtocolError, "", p.name+" other than 0 and 1")
 		}
 	case two:
-		l.number = uint32(l.rest.uint16())
+		w.number = uint32(c.uint16())
 	case four:
-		l.number = l.rest.uint32()
+		w.number = c.uint32()
 	case varint:
-		l.number = l.rest.varint()
+		w.number = c.varint()
 	case text:
-		l.bytes = l.rest.text()
+		w.bytes = c.text()
 	case data:
-		l.bytes = l.rest.binary()
+		w.bytes = c.binary()
 	case pair:
-		l.bytes = l.rest.text() // [MQTT-1.5.7-1]
-		l.second = l.rest.text()
+		w.bytes = c.text() // [MQTT-1.5.7-1]
+		w.second = c.text()
 	}
-	if p.nonzero && l.number == 0 && l.rest.err == nil {
-		if l.id == topicAlias {
-			l.c.fail(ReasonTopicAliasInvalid, "MQTT-3.3.2-8", "topic alias 0")
+	if p.nonzero && w.number == 0 && c.err == nil {
+		if w.id == topicAlias {
+			c.fail(ReasonTopicAliasInvalid, "MQTT-3.3.2-8", "topic alias 0")
 		}
-		l.c.fail(ReasonProtocolError, "", p.name+" 0")
+		c.fail(ReasonProtocolError, "", p.name+" 0")
 	}
 }
 
-// user returns the user property the list stands on.
-func (l *propertyList) user() UserProperty { return UserProperty{Name: l.bytes, Value: l.second} }
+// user returns the user property that next stands on.
+func (w *walk) user() UserProperty { return UserProperty{Name: w.bytes, Value: w.second} }
 
 // answer reads the properties of a packet that has none but a reason string and user properties.
 func (c *cursor) answer(in uint16, reason *[]byte, user *[]UserProperty) {
-	l := c.properties(in)
-	for l.next() {
-		switch l.id {
+	c.properties(in)
+	for c.next() {
+		switch c.walk.id {
 		case reasonString:
-			*reason = l.bytes
+			*reason = c.walk.bytes
 		case userProperty:
-			*user = append(*user, l.user())
+			*user = append(*user, c.walk.user())
 		}
 	}
 }

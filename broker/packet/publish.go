@@ -122,32 +122,32 @@ func (p *PublishProperties) decode(c *cursor) {
 		c.b = c.b[1:]
 		return
 	}
-	l := c.properties(inPublish)
-	for l.next() {
-		p.take(&l)
+	c.properties(inPublish)
+	for c.next() {
+		p.take(c)
 	}
 }
 
-// take sets the property that l stands on.
-func (p *PublishProperties) take(l *propertyList) {
-	switch l.id {
+// take sets the property that next stands on.
+func (p *PublishProperties) take(c *cursor) {
+	switch c.walk.id {
 	case payloadFormat:
-		p.HasPayloadFormat, p.PayloadFormat = true, byte(l.number)
+		p.HasPayloadFormat, p.PayloadFormat = true, byte(c.walk.number)
 	case messageExpiry:
-		p.HasExpiry, p.Expiry = true, l.number
+		p.HasExpiry, p.Expiry = true, c.walk.number
 	case topicAlias:
-		p.TopicAlias = uint16(l.number)
+		p.TopicAlias = uint16(c.walk.number)
 	case contentType:
-		p.ContentType = l.bytes
+		p.ContentType = c.walk.bytes
 	case responseTopic:
-		p.ResponseTopic = l.bytes
-		l.c.failWith(checkTopicName(l.bytes, V5, "MQTT-3.3.2-14"))
+		p.ResponseTopic = c.walk.bytes
+		c.failWith(checkTopicName(c.walk.bytes, V5, "MQTT-3.3.2-14"))
 	case correlationData:
-		p.HasCorrelation, p.Correlation = true, l.bytes
+		p.HasCorrelation, p.Correlation = true, c.walk.bytes
 	case subscriptionID:
-		p.SubscriptionIDs = append(p.SubscriptionIDs, l.number)
+		p.SubscriptionIDs = append(p.SubscriptionIDs, c.walk.number)
 	case userProperty:
-		p.UserProperties = append(p.UserProperties, l.user())
+		p.UserProperties = append(p.UserProperties, c.walk.user())
 	}
 }
 

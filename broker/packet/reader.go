@@ -139,9 +139,10 @@ func byVersion(v Version, v5, v311 string) string {
 // cursor reads a body from front to back. The first failure stays in err and empties b, so that every later read
 // returns the zero value and every loop over b ends: a decoder asks once, at its end.
 type cursor struct {
-	b   []byte
-	v   Version
-	err *Error
+	b    []byte
+	v    Version
+	err  *Error
+	walk walk // used while b is the properties
 }
 
 // fail records the first failure.

@@ -23,13 +23,13 @@ func (p *Subscribe) Decode(f Frame, v Version) error {
 	c := cursor{b: f.Body, v: v}
 	p.PacketID = c.packetID("MQTT-2.2.1-3", "MQTT-2.3.1-1")
 	if v == V5 {
-		l := c.properties(inSubscribe)
-		for l.next() {
-			switch l.id {
+		c.properties(inSubscribe)
+		for c.next() {
+			switch c.walk.id {
 			case subscriptionID:
-				p.SubscriptionID = l.number
+				p.SubscriptionID = c.walk.number
 			case userProperty:
-				p.UserProperties = append(p.UserProperties, l.user())
+				p.UserProperties = append(p.UserProperties, c.walk.user())
 			}
 		}
 	}
@@ -121,9 +121,9 @@ func (p *Unsubscribe) Decode(f Frame, v Version) error {
 	c := cursor{b: f.Body, v: v}
 	p.PacketID = c.packetID("MQTT-2.2.1-3", "MQTT-2.3.1-1")
 	if v == V5 {
-		l := c.properties(1 << UNSUBSCRIBE)
-		for l.next() {
-			p.UserProperties = append(p.UserProperties, l.user())
+		c.properties(1 << UNSUBSCRIBE)
+		for c.next() {
+			p.UserProperties = append(p.UserProperties, c.walk.user())
 		}
 	}
 	if len(c.b) == 0 {
