@@ -2,8 +2,8 @@ package modbus
 
 import (
 	"context"
-	"errors"
 	"log/slog"
+	"sync"
 	"time"
 )
 
@@ -90,16 +90,63 @@ type Sink interface {
 // per link. Its methods may be called from any goroutine.
 type Poller struct {
 	// Constant after New.
-	config Config
-	log    *slog.Logger
-	sink   Sink
+	links []*link
 }
 
 // New prepares a poller. cfg must have its defaults set and pass Validate, or
 // New returns every problem, joined. The poller keeps cfg: nobody may change
 // what it refers to afterwards. Nothing is opened before Run.
 func New(cfg Config, log *slog.Logger, sink Sink) (*Poller, error) {
-	return &Poller{config: cfg, log: log, sink: sink}, nil
+	if err := cfg.problems(); err != nil {
+		return nil, err
+	}
+	p := &Poller{}
+	for i := range cfg.Links {
+		l := newLink(&cfg.Links[i], newClient(&cfg.Links[i]))
+		l.log, l.sink = log, sink
+		p.links = append(p.links, l)
+	}
+	return p, nil
+}
+
+// newClient returns a client for the transport that cfg names.
+func newClient(cfg *LinkConfig) *client {
+	switch {
+	case cfg.TCP != "":
+		return newTCPClient(newTCPTransport(withPort(cfg.TCP), cfg.Timeout))
+	case cfg.RTU != nil:
+		return newRTUClient(newRTUTransport(openSerial(*cfg.RTU), newRTULine(cfg.RTU.Baud), cfg.Timeout))
+	}
+	open := dialer(withPort(cfg.RTUOverTCP), cfg.Timeout)
+	return newRTUClient(newRTUTransport(open, newRTULine(0), cfg.Timeout))
+}
+
+// newLink makes the link of a valid configuration, ready to run but for log and
+// sink.
+func newLink(cfg *LinkConfig, c *client) *link {
+	l := &link{
+		config:   cfg,
+		client:   c,
+		commands: make(chan *command),
+		done:     make(chan struct{}),
+	}
+	for j := range cfg.Units {
+		u := &unit{link: l, config: &cfg.Units[j], id: byte(*cfg.Units[j].Unit)}
+		for k := range u.config.Tags {
+			u.tags = append(u.tags, newTag(&u.config.Tags[k]))
+		}
+		u.blocks = planBlocks(u.tags, limits{u.config.MaxRegisters, u.config.MaxBits, u.config.MaxGap})
+		l.units = append(l.units, u)
+	}
+	return l
+}
+
+// newTag makes the tag of a valid configuration.
+func newTag(cfg *TagConfig) *tag {
+	r := cfg.compile(scope{"tag " + cfg.Name, func(path, problem string) {
+		panic("BUG: modbus: not validated: " + path + ": " + problem)
+	}})
+	return &tag{config: cfg, register: r, thinning: newThinning(cfg)}
 }
 
 // Run polls until ctx ends and returns nil when all goroutines of the poller
@@ -107,32 +154,50 @@ func New(cfg Config, log *slog.Logger, sink Sink) (*Poller, error) {
 // or port that is missing, at the start or later, is no error: its tags are
 // bad until it comes.
 func (p *Poller) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	for _, l := range p.links {
+		running.Go(func() { l.run(ctx) })
+	}
 	<-ctx.Done()
+	running.Wait()
 	return nil
 }
 
-// WriteResult tells what a write did.
-type WriteResult struct {
-	// Link, Unit and Tag point into the Config given to New; nil when the names
-	// given to Write do not exist.
+// LinkStats counts what happened on one link since Run began.
+type LinkStats struct {
+	// Link points into the Config given to New.
 	Link *LinkConfig
-	Unit *UnitConfig
-	Tag  *TagConfig
-	// Before is the value read just before the write, After the value read back
-	// after it; each is null if that read did not happen or failed.
-	Before, After Value
-	// Time is when the value was read back, or the write failed.
-	Time time.Time
+	// Up is whether the connection or port is open.
+	Up bool
+	// Requests were made; of these Timeouts found no answer, Exceptions were
+	// refused by the device and Failures went wrong in another way.
+	Requests, Timeouts, Exceptions, Failures uint64
+	// Reconnects is how often the link came back after it was down.
+	Reconnects uint64
+	// Missed is how many reads were skipped because the link was too slow for
+	// the intervals asked for.
+	Missed uint64
+	// Samples were passed to the sink, Writes were executed.
+	Samples, Writes uint64
 }
 
-// Write writes one tag and reads it back. value is a bool, a number (any Go
-// integer or float type, or json.Number) or a string: for an enum tag its text.
-//
-// It waits for its turn on the link and for the device; when ctx ends before the
-// command was sent it is refused, never executed late. The error is a
-// *RefusedError when nothing was sent, an *ExceptionError when the device
-// refused, ErrDown, or anything else (ErrTimeout, a value that reads back
-// differently) when the effect is unknown or wrong.
-func (p *Poller) Write(ctx context.Context, link, unit, tag string, value any) (WriteResult, error) {
-	return WriteResult{}, errors.ErrUnsupported
+// Stats returns the counters of all links, in the order of the configuration.
+func (p *Poller) Stats() []LinkStats {
+	stats := make([]LinkStats, 0, len(p.links))
+	for _, l := range p.links {
+		c := &l.counters
+		stats = append(stats, LinkStats{
+			Link:       l.config,
+			Up:         c.up.Load(),
+			Requests:   c.requests.Load(),
+			Timeouts:   c.timeouts.Load(),
+			Exceptions: c.exceptions.Load(),
+			Failures:   c.failures.Load(),
+			Reconnects: c.reconnects.Load(),
+			Missed:     c.missed.Load(),
+			Samples:    c.samples.Load(),
+			Writes:     c.writes.Load(),
+		})
+	}
+	return stats
 }

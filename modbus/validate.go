@@ -1,7 +1,238 @@
 package modbus
 
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+)
+
 // Validate reports every problem of a configuration whose defaults are set:
 // path is where, relative to the modbus section (links[0].units[1].name),
 // problem what is wrong and how to mend it. It changes nothing.
 func (c *Config) Validate(report func(path, problem string)) {
+	names := make(map[string]bool)
+	for i := range c.Links {
+		at := scope{fmt.Sprintf("links[%d]", i), report}
+		at.name(names, c.Links[i].Name, "link")
+		c.Links[i].validate(at)
+	}
+}
+
+// problems returns everything Validate reports as one error, or nil.
+func (c *Config) problems() error {
+	var all []error
+	c.Validate(func(path, problem string) {
+		all = append(all, fmt.Errorf("modbus: %s: %s", path, problem))
+	})
+	return errors.Join(all...)
+}
+
+// scope reports problems of one item of the configuration.
+type scope struct {
+	path   string
+	report func(path, problem string)
+}
+
+func (s scope) problem(key, format string, args ...any) {
+	s.report(s.path+"."+key, fmt.Sprintf(format, args...))
+}
+
+// name checks a name and remembers it in names, those already taken.
+func (s scope) name(names map[string]bool, name, what string) {
+	switch {
+	case name == "":
+		s.problem("name", "missing: every %s needs a name", what)
+		return
+	case strings.TrimSpace(name) != name || strings.ContainsFunc(name, unicode.IsControl):
+		s.problem("name", "%q begins or ends with a space or holds a control character", name)
+	case names[name]:
+		s.problem("name", "%q is the name of another %s here: names must differ", name, what)
+	}
+	names[name] = true
+}
+
+// oneOf checks a word against the words allowed.
+func (s scope) oneOf(key, word string, allowed ...string) {
+	if !slices.Contains(allowed, word) {
+		s.problem(key, "%q is not known: use %s", word, strings.Join(allowed, ", "))
+	}
+}
+
+func (s scope) between(key string, n, low, high int) {
+	if n < low || n > high {
+		s.problem(key, "%d is out of range: %d to %d", n, low, high)
+	}
+}
+
+func (s scope) atLeast(key string, d, least time.Duration) {
+	if d < least {
+		s.problem(key, "%v is too short: at least %v", d, least)
+	}
+}
+
+func (l *LinkConfig) validate(at scope) {
+	transports := 0
+	if l.TCP != "" {
+		transports++
+		at.endpoint("tcp", l.TCP)
+	}
+	if l.RTUOverTCP != "" {
+		transports++
+		at.endpoint("rtu_over_tcp", l.RTUOverTCP)
+	}
+	if l.RTU != nil {
+		transports++
+		l.RTU.validate(scope{at.path + ".rtu", at.report})
+	}
+	if transports != 1 {
+		at.report(at.path, fmt.Sprintf("%d transports given: give exactly one of tcp, rtu and rtu_over_tcp", transports))
+	}
+	if l.Timeout < 10*time.Millisecond || l.Timeout > time.Minute {
+		at.problem("timeout", "%v is out of range: 10ms to 1m", l.Timeout)
+	}
+	if len(l.Units) == 0 {
+		at.problem("units", "missing: a link without units reads nothing")
+	}
+	names := make(map[string]bool)
+	for j := range l.Units {
+		in := scope{fmt.Sprintf("%s.units[%d]", at.path, j), at.report}
+		in.name(names, l.Units[j].Name, "unit")
+		l.Units[j].validate(in, l.TCP == "")
+	}
+}
+
+// endpoint checks host:port; a missing port is no problem.
+func (s scope) endpoint(key, address string) {
+	host, port, err := net.SplitHostPort(withPort(address))
+	if err != nil || host == "" {
+		s.problem(key, "%q is not an address: write host:port, for example 192.0.2.10:502", address)
+		return
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+		s.problem(key, "%q is not a port: use a number from 1 to 65535", port)
+	}
+}
+
+// withPort adds the registered port of Modbus to an address that has none.
+func withPort(address string) string {
+	if _, _, err := net.SplitHostPort(address); err == nil {
+		return address
+	}
+	return net.JoinHostPort(strings.Trim(address, "[]"), "502")
+}
+
+func (r *SerialConfig) validate(at scope) {
+	if r.Port == "" {
+		at.problem("port", "missing: the device file of the serial port, for example /dev/ttyUSB0")
+	}
+	at.between("baud", r.Baud, 50, 4000000)
+	at.oneOf("parity", r.Parity, "none", "even", "odd")
+	at.between("stop_bits", r.StopBits, 1, 2)
+	if r.DataBits != 8 {
+		at.problem("data_bits", "%d: RTU frames need 8 data bits", r.DataBits)
+	}
+}
+
+func (u *UnitConfig) validate(at scope, serial bool) {
+	switch {
+	case u.Unit == nil:
+		at.problem("unit", "missing: the unit ID of the device, a number up to 255")
+	case *u.Unit < 0 || *u.Unit > 255:
+		at.problem("unit", "%d is out of range: 0 to 255", *u.Unit)
+	case serial && *u.Unit == 0:
+		// Modbus serial §2.2: nobody answers the broadcast address.
+		at.problem("unit", "0 is the broadcast address of a serial line, no device answers it: use 1 to 255")
+	}
+	at.atLeast("interval", u.Interval, minInterval)
+	at.between("max_registers", u.MaxRegisters, 1, maxRegisters)
+	at.between("max_bits", u.MaxBits, 1, maxBits)
+	at.between("max_gap", u.MaxGap, 0, maxBits)
+	at.oneOf("payload", u.Payload, PayloadJSON, PayloadRaw)
+	at.qos(u.QoS)
+	if len(u.Tags) == 0 {
+		at.problem("tags", "missing: a unit without tags is not read")
+	}
+	names := make(map[string]bool)
+	for k := range u.Tags {
+		in := scope{fmt.Sprintf("%s.tags[%d]", at.path, k), at.report}
+		in.name(names, u.Tags[k].Name, "tag")
+		u.Tags[k].validate(in, u)
+	}
+}
+
+// minInterval is the shortest interval between two reads of a tag.
+const minInterval = 10 * time.Millisecond
+
+func (s scope) qos(qos *int) {
+	if qos != nil {
+		s.between("qos", *qos, 0, 2)
+	}
+}
+
+func (t *TagConfig) validate(at scope, u *UnitConfig) {
+	r := t.compile(at)
+	if most := u.MaxRegisters; !r.table.bits() && r.width > most {
+		at.problem("count", "the value has %d registers, but max_registers of the unit is %d: a value is never read in two parts", r.width, most)
+	}
+	at.atLeast("interval", t.Interval, minInterval)
+	at.atLeast("min_interval", t.MinInterval, 0)
+	at.atLeast("max_interval", t.MaxInterval, 0)
+	if t.MaxInterval > 0 && t.MaxInterval < t.MinInterval {
+		at.problem("max_interval", "%v is shorter than min_interval %v", t.MaxInterval, t.MinInterval)
+	}
+	if _, err := parseDeadband(t.Deadband); err != nil {
+		at.problem("deadband", "%v", err)
+	} else if t.Deadband != "" && (r.kind == typeBool || r.kind == typeString || r.enum != nil) {
+		at.problem("deadband", "only numbers have a deadband: use on_change")
+	}
+	at.qos(t.QoS)
+	t.validateWrite(at, r)
+}
+
+func (t *TagConfig) validateWrite(at scope, r register) {
+	if t.Writable {
+		switch {
+		case r.table == DiscreteInput || r.table == InputRegister:
+			at.problem("writable", "a %s cannot be written: only coils and holding registers can", r.table)
+		case r.size == 8:
+			at.problem("writable", "%s is half a register: writing it would overwrite the other half", t.Type)
+		}
+	}
+	if (t.Min != nil || t.Max != nil) && !t.Writable {
+		at.problem("min", "min and max limit writes, but the tag is not writable")
+	}
+	if (t.Min != nil || t.Max != nil) && (r.kind == typeBool || r.kind == typeString) {
+		at.problem("min", "only numbers have min and max")
+	}
+	if t.Min != nil && t.Max != nil && *t.Min > *t.Max {
+		at.problem("min", "min %v is greater than max %v", *t.Min, *t.Max)
+	}
+}
+
+// deadband holds a number back while it is near the last one passed on.
+type deadband struct {
+	width    float64 // absolute, or a fraction of the last value
+	relative bool
+}
+
+// parseDeadband reads "0.2" or "1%"; "" is no deadband.
+func parseDeadband(s string) (deadband, error) {
+	if s == "" {
+		return deadband{}, nil
+	}
+	number, percent := strings.CutSuffix(s, "%")
+	width, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+	if err != nil || math.IsNaN(width) || math.IsInf(width, 0) || width < 0 {
+		return deadband{}, fmt.Errorf("%q is not a deadband: write a number (0.2) or a percentage (1%%), not negative", s)
+	}
+	if percent {
+		width /= 100
+	}
+	return deadband{width, percent}, nil
 }

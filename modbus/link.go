@@ -1,0 +1,340 @@
+package modbus
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+)
+
+// How the link treats what does not answer.
+const (
+	// holeRetry is how often an address that the device refuses is tried.
+	holeRetry = 5 * time.Minute
+	// offlineAfter is how many requests in a row a unit may leave unanswered
+	// before it is offline. The second is sent at once, after what others had
+	// to do, so one lost frame harms nobody.
+	offlineAfter = 2
+	// A unit that is offline is probed after a time that doubles from
+	// probeFirst to probeLast.
+	probeFirst = time.Second
+	probeLast  = 30 * time.Second
+	// probeShare × what the last probe cost passes before the link probes the
+	// next offline unit: however many are dead, they get a fifth of its time.
+	probeShare = 4
+	// A connection that cannot be made, or a port that cannot be opened, is
+	// tried again after a time that doubles from reconnectFirst to
+	// reconnectLast, with jitter.
+	reconnectFirst = 500 * time.Millisecond
+	reconnectLast  = 30 * time.Second
+)
+
+// link polls the units of one connection or port. run owns everything but the
+// constants, the command channel and the counters.
+type link struct {
+	// Constant after newLink.
+	config   *LinkConfig
+	log      *slog.Logger
+	sink     Sink
+	client   *client
+	units    []*unit
+	commands chan *command
+	done     chan struct{} // closed when run has ended
+
+	// Owned by run.
+	batch    []Sample
+	down     error     // why there is no connection; nil while there is one
+	seen     bool      // the first attempt to connect is over
+	retryAt  time.Time // when to connect again
+	retries  int       // attempts since the link went down
+	probesAt time.Time // no offline unit is probed before
+	wrote    bool      // the last request was a write: a read is next
+
+	counters counters
+}
+
+// unit is a device on a link; run of the link owns its changing fields.
+type unit struct {
+	// Constant after newUnit.
+	link   *link
+	config *UnitConfig
+	id     byte
+	tags   []*tag
+
+	// Owned by run of the link.
+	blocks   []*block
+	state    State // "" until the first answer or failure
+	since    time.Time
+	reason   error
+	byLink   bool      // the state is that of the link
+	failures int       // requests in a row without an answer
+	probe    *block    // what to ask while failures > 0
+	probeAt  time.Time // when
+	noMask   bool      // the unit does not know function 22
+}
+
+// run polls until ctx ends; then the connection is closed.
+func (l *link) run(ctx context.Context) {
+	defer close(l.done)
+	// Closing the connection is what ends a read that waits for an answer.
+	release := context.AfterFunc(ctx, l.client.transport.stop)
+	defer release()
+	defer l.client.transport.stop()
+	l.start(time.Now())
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		if l.step(ctx, timer) {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case c := <-l.commands:
+			l.wrote = true
+			c.execute(ctx)
+		}
+	}
+}
+
+// start makes every block due now, and spreads the later reads of blocks with
+// the same interval over it.
+func (l *link) start(now time.Time) {
+	total := make(map[time.Duration]int)
+	for _, u := range l.units {
+		for _, b := range u.blocks {
+			total[b.interval]++
+		}
+	}
+	placed := make(map[time.Duration]int)
+	for _, u := range l.units {
+		for _, b := range u.blocks {
+			b.phase = b.interval * time.Duration(placed[b.interval]) / time.Duration(total[b.interval])
+			placed[b.interval]++
+			b.restart(now)
+		}
+	}
+}
+
+// step does one thing that is due and returns true, or sets the timer to the
+// next thing and returns false. Commands go first, but never two in a row
+// while a read is due: a flood of them must not stop the reading.
+func (l *link) step(ctx context.Context, timer *time.Timer) bool {
+	now := time.Now()
+	if l.down != nil {
+		return l.stepDown(ctx, now, timer)
+	}
+	u, b, at := l.nextRead()
+	due := u != nil && !at.After(now)
+	if !due || !l.wrote {
+		select {
+		case c := <-l.commands:
+			l.wrote = true
+			c.execute(ctx)
+			return true
+		default:
+		}
+	}
+	if due {
+		l.wrote = false
+		l.poll(ctx, u, b)
+		return true
+	}
+	if u == nil {
+		at = now.Add(time.Hour)
+	}
+	timer.Reset(at.Sub(now))
+	return false
+}
+
+// stepDown is step while there is no connection.
+func (l *link) stepDown(ctx context.Context, now time.Time, timer *time.Timer) bool {
+	if now.Before(l.retryAt) {
+		timer.Reset(l.retryAt.Sub(now))
+		return false
+	}
+	if _, err := l.client.transport.connect(ctx); err != nil {
+		l.wentDown(ctx, err)
+		return true
+	}
+	l.cameUp()
+	return true
+}
+
+// nextRead returns the read with the earliest deadline.
+func (l *link) nextRead() (u *unit, b *block, at time.Time) {
+	consider := func(candidate *unit, block *block, when time.Time) {
+		if u == nil || when.Before(at) {
+			u, b, at = candidate, block, when
+		}
+	}
+	for _, unit := range l.units {
+		if unit.failures == 0 {
+			for _, block := range unit.blocks {
+				consider(unit, block, block.next)
+			}
+			continue
+		}
+		when := unit.probeAt
+		if unit.failures >= offlineAfter && when.Before(l.probesAt) {
+			when = l.probesAt
+		}
+		consider(unit, unit.probe, when)
+	}
+	return u, b, at
+}
+
+// poll reads one block and deals with the outcome.
+func (l *link) poll(ctx context.Context, u *unit, b *block) {
+	begin := time.Now()
+	data, err := l.client.read(ctx, u.id, b.table, b.address, b.count)
+	now := time.Now()
+	if ctx.Err() != nil {
+		return // the connection was closed under us: that says nothing about the unit
+	}
+	l.counters.count(err)
+	if !l.seen && !errors.Is(err, ErrDown) {
+		l.cameUp()
+	}
+	refusal, refused := errors.AsType[*ExceptionError](err)
+	switch {
+	case errors.Is(err, ErrDown):
+		l.wentDown(ctx, err)
+		return
+	case err != nil && (!refused || refusal.Code == gatewayPath || refusal.Code == gatewayTarget):
+		u.unanswered(b, err, begin, now)
+		return
+	}
+	u.answered(now)
+	l.counters.missed.Add(b.advance(now))
+	switch {
+	case err == nil:
+		l.deliver(u, b, data, now)
+		u.recovered(b)
+	case refusal.Code == illegalDataAddress || refusal.Code == illegalDataValue:
+		u.refused(b, err, now)
+	default:
+		b.err = err
+		l.deliverBad(u, b.tags, err, now)
+	}
+	u.judge(now)
+}
+
+// deliver passes the values of a block on.
+func (l *link) deliver(u *unit, b *block, data []byte, now time.Time) {
+	l.batch = l.batch[:0]
+	for _, t := range b.tags {
+		s := Sample{Link: l.config, Unit: u.config, Tag: t.config, Time: now}
+		s.Value, s.Quality, s.Err = t.decode(data, t.register.address-b.address)
+		l.add(t, s)
+	}
+	l.flush()
+}
+
+// decode takes the value of t from data, which begins at offset words or bits
+// before it.
+func (t *tag) decode(data []byte, offset int) (Value, Quality, error) {
+	if t.register.table.bits() {
+		return t.register.decodeBit(data[offset/8]>>(offset%8)&1 != 0)
+	}
+	return t.register.decode(data[2*offset : 2*(offset+t.register.width)])
+}
+
+// deliverBad passes on that tags could not be read.
+func (l *link) deliverBad(u *unit, tags []*tag, err error, now time.Time) {
+	l.batch = l.batch[:0]
+	for _, t := range tags {
+		l.add(t, Sample{Link: l.config, Unit: u.config, Tag: t.config, Quality: Bad, Time: now, Err: err})
+	}
+	l.flush()
+}
+
+// add appends s to the batch unless the thinning of t holds it back.
+func (l *link) add(t *tag, s Sample) {
+	if !t.thinning.passes(&s, &t.last) {
+		return
+	}
+	t.last = thinned{s.Value, s.Quality, reason(s.Err), s.Time}
+	l.batch = append(l.batch, s)
+}
+
+func (l *link) flush() {
+	if len(l.batch) == 0 {
+		return
+	}
+	l.counters.samples.Add(uint64(len(l.batch)))
+	l.sink.Samples(l.batch)
+	clear(l.batch)
+}
+
+// wentDown notes that there is no connection: everything behind it is bad.
+func (l *link) wentDown(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	now := time.Now()
+	l.seen = true
+	l.retryAt = now.Add(backoff(l.retries, reconnectFirst, reconnectLast))
+	l.retries++
+	if l.down != nil {
+		l.down = err
+		return
+	}
+	l.down = err
+	l.counters.up.Store(false)
+	l.log.Warn("modbus link down", "link", l.config.Name, "err", err)
+	for _, u := range l.units {
+		u.enter(Offline, err, now)
+		l.deliverBad(u, u.tags, err, now)
+	}
+}
+
+// cameUp notes that there is a connection again: every unit is probed.
+func (l *link) cameUp() {
+	now := time.Now()
+	l.log.Info("modbus link up", "link", l.config.Name)
+	if l.seen {
+		l.counters.reconnects.Add(1)
+	}
+	l.counters.up.Store(true)
+	l.down, l.seen, l.retries = nil, true, 0
+	for _, u := range l.units {
+		if u.state == Offline && len(u.blocks) > 0 {
+			u.failures, u.probe, u.probeAt = 1, u.blocks[0], now
+		}
+	}
+}
+
+// backoff returns first doubled n times, at most last, less up to a fifth so
+// that many links do not knock in step.
+func backoff(n int, first, last time.Duration) time.Duration {
+	d := last
+	if n < 16 && first<<n < last {
+		d = first << n
+	}
+	return d - rand.N(d/5+1)
+}
+
+// counters of one link; any goroutine may read them.
+type counters struct {
+	up                                       atomic.Bool
+	requests, timeouts, exceptions, failures atomic.Uint64
+	reconnects, missed, samples, writes      atomic.Uint64
+}
+
+// count notes the outcome of one request.
+func (c *counters) count(err error) {
+	c.requests.Add(1)
+	_, refused := errors.AsType[*ExceptionError](err)
+	switch {
+	case err == nil:
+	case errors.Is(err, ErrTimeout):
+		c.timeouts.Add(1)
+	case refused:
+		c.exceptions.Add(1)
+	default:
+		c.failures.Add(1)
+	}
+}

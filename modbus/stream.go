@@ -1,0 +1,124 @@
+package modbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// stream is an open connection or serial port.
+type stream interface {
+	io.ReadWriteCloser
+	SetReadDeadline(time.Time) error
+	SetWriteDeadline(time.Time) error
+}
+
+// errLost means that an open connection or port failed. It is closed; whether
+// the request arrived is unknown.
+var errLost = errors.New("connection lost")
+
+// lifeline holds the one open stream of a transport, so that stop can close it
+// under a read that blocks in another goroutine.
+type lifeline struct {
+	// Constant after construction.
+	open func(context.Context) (stream, error)
+
+	mu      sync.Mutex
+	current stream // guarded by mu; nil when closed
+	stopped bool   // guarded by mu; nothing is opened any more
+}
+
+// connect makes sure that there is a stream whose peer has not hung up; fresh
+// reports whether it is a new one. The error wraps ErrDown.
+func (l *lifeline) connect(ctx context.Context) (fresh bool, err error) {
+	if s := l.stream(); s != nil && !hungUp(s) {
+		return false, nil
+	}
+	l.drop()
+	s, err := l.open(ctx)
+	if err != nil {
+		return false, fmt.Errorf("modbus: %w: %w", ErrDown, err)
+	}
+	l.mu.Lock()
+	stopped := l.stopped
+	if !stopped {
+		l.current = s
+	}
+	l.mu.Unlock()
+	if stopped {
+		return false, errors.Join(fmt.Errorf("modbus: %w: stopped", ErrDown), s.Close())
+	}
+	return true, nil
+}
+
+// stream returns the open stream or nil.
+func (l *lifeline) stream() stream {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.current
+}
+
+// drop closes the stream, if there is one; connect opens another.
+func (l *lifeline) drop() {
+	l.mu.Lock()
+	s := l.current
+	l.current = nil
+	l.mu.Unlock()
+	if s != nil {
+		// Nothing buffered is worth keeping and there is no one to tell: the
+		// error that led here is already on its way to the caller.
+		_ = s.Close()
+	}
+}
+
+// stop closes the stream for good. It may be called from any goroutine.
+func (l *lifeline) stop() {
+	l.mu.Lock()
+	l.stopped = true
+	l.mu.Unlock()
+	l.drop()
+}
+
+// lost closes the stream after cause and says so.
+func (l *lifeline) lost(cause error) error {
+	l.drop()
+	return fmt.Errorf("modbus: %w: %w", errLost, cause)
+}
+
+// isTimeout tells a deadline that passed from a connection that failed.
+func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+
+// hungUp looks, without waiting, whether the peer of a TCP connection has
+// closed it: devices that close after each answer or after seconds of silence
+// are common, and a request into such a connection is lost. Of other streams it
+// knows nothing.
+func hungUp(s stream) bool {
+	conn, ok := s.(*net.TCPConn)
+	if !ok {
+		return false
+	}
+	return peerClosed(conn)
+}
+
+func peerClosed(conn syscall.Conn) bool {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return true
+	}
+	closed := false
+	err = raw.Control(func(fd uintptr) {
+		var one [1]byte
+		n, _, err := unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		waiting := errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR)
+		closed = n <= 0 && !waiting
+	})
+	return closed || err != nil
+}

@@ -1,0 +1,142 @@
+package modbus
+
+import (
+	"slices"
+	"time"
+)
+
+// answered notes that the unit answered, whatever it said. After an absence
+// everything is read at once.
+func (u *unit) answered(now time.Time) {
+	if u.failures == 0 {
+		return
+	}
+	wasOffline := u.state == Offline
+	u.failures, u.probe = 0, nil
+	if wasOffline {
+		for _, b := range u.blocks {
+			b.restart(now)
+		}
+	}
+}
+
+// unanswered notes that a request got no answer. The first time another block
+// is asked at once: if the unit answers that, the request is repeated, and if
+// that fails too, it is this block alone that stays without an answer. If the
+// unit does not, it is offline and only probed.
+func (u *unit) unanswered(b *block, err error, begin, now time.Time) {
+	l := u.link
+	u.failures++
+	b.mute++
+	u.probe, u.probeAt = u.blockAfter(b), now
+	if u.failures < offlineAfter {
+		if b.mute > 1 {
+			b.err = err
+			b.next = now.Add(max(b.interval, backoff(b.mute-2, probeFirst, holeRetry)))
+			l.deliverBad(u, b.tags, err, now)
+		}
+		return
+	}
+	u.probeAt = now.Add(backoff(u.failures-offlineAfter, probeFirst, probeLast))
+	l.probesAt = now.Add(probeShare * now.Sub(begin))
+	if u.state == Offline && !u.byLink {
+		l.deliverBad(u, b.tags, err, now)
+		return
+	}
+	u.enter(Offline, err, now)
+	l.deliverBad(u, u.tags, err, now)
+}
+
+// blockAfter returns the block behind b, in a circle, that is not a hole.
+func (u *unit) blockAfter(b *block) *block {
+	at := slices.Index(u.blocks, b)
+	for i := range u.blocks {
+		next := u.blocks[(at+1+i)%len(u.blocks)]
+		if !next.hole {
+			return next
+		}
+	}
+	return b
+}
+
+// refused deals with a block that the device refuses by address or size: it is
+// split, so that the readable tags live on; what cannot be split is a hole.
+func (u *unit) refused(b *block, err error, now time.Time) {
+	parts := b.bisect()
+	if parts == nil {
+		b.err, b.hole = err, true
+		b.next = now.Add(max(holeRetry, b.interval))
+		u.link.deliverBad(u, b.tags, err, now)
+		return
+	}
+	for _, part := range parts {
+		part.next, part.err = now, err // not good until it has been read
+	}
+	u.replace(func(x *block) bool { return x == b }, parts)
+}
+
+// recovered notes a good read. When the last hole of a planned block is gone,
+// its fragments become that block again.
+func (u *unit) recovered(b *block) {
+	b.err, b.mute = nil, 0
+	if !b.hole {
+		return
+	}
+	b.hole = false
+	b.next = time.Now().Add(b.interval)
+	if b.origin == nil {
+		return
+	}
+	for _, x := range u.blocks {
+		if x.origin == b.origin && x.hole {
+			return
+		}
+	}
+	b.origin.next, b.origin.err = b.next, nil
+	u.replace(func(x *block) bool { return x.origin == b.origin }, []*block{b.origin})
+}
+
+// replace puts other blocks in the place of those that match.
+func (u *unit) replace(match func(*block) bool, others []*block) {
+	kept := make([]*block, 0, len(u.blocks)+len(others))
+	for _, b := range u.blocks {
+		if !match(b) {
+			kept = append(kept, b)
+		}
+	}
+	u.blocks = append(kept, others...)
+}
+
+// judge derives the state of a unit that answers from its blocks.
+func (u *unit) judge(now time.Time) {
+	for _, b := range u.blocks {
+		if b.err != nil {
+			u.enter(Degraded, b.err, now)
+			return
+		}
+	}
+	u.enter(Online, nil, now)
+}
+
+// enter changes the state; it says so once per change. What is said of the link
+// is not said in the log again for each of its units.
+func (u *unit) enter(s State, err error, now time.Time) {
+	byLink := u.link.down != nil
+	u.reason = err
+	if u.state == s && u.byLink == byLink {
+		return
+	}
+	log := u.link.log.With("link", u.link.config.Name, "unit", u.config.Name)
+	switch {
+	case byLink:
+	case s != Online:
+		log.Warn("modbus unit "+string(s), "err", err)
+	case u.state != "" && !u.byLink:
+		log.Info("modbus unit online")
+	}
+	if u.state != s {
+		u.state, u.since = s, now
+	}
+	u.byLink = byLink
+	u.link.sink.UnitState(UnitState{Link: u.link.config, Unit: u.config, State: s, Since: u.since, Err: err})
+}
