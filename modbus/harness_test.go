@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"strings"
@@ -168,51 +169,85 @@ func start(t *testing.T, cfg modbus.Config, dial func(link string) net.Conn) *ri
 	return r
 }
 
-// toTCP connects a poller to a slave over pipes.
+// toTCP connects a poller to a slave.
 func toTCP(s *modbustest.Slave) func(string) net.Conn {
 	return func(string) net.Conn {
 		near, far := net.Pipe()
-		go s.ServeTCPConn(far)
+		go s.ServeTCPConn(newLine(far))
 		return near
 	}
 }
 
-// toRTU connects a poller to a slave over a line that, like a serial port, takes
-// what is sent whether or not somebody listens.
+// toRTU connects a poller to a slave that speaks RTU.
 func toRTU(s *modbustest.Slave) func(string) net.Conn {
 	return func(string) net.Conn {
 		near, far := net.Pipe()
-		go s.ServeRTU(buffered(far))
+		go s.ServeRTU(newLine(far))
 		return near
 	}
 }
 
-// bufferedLine reads and writes through queues.
-type bufferedLine struct {
-	net.Conn
-	out chan []byte
+// line makes of a pipe what a socket or serial port is: it takes what is sent
+// whether or not somebody reads it.
+type line struct {
+	io.Reader
+	conn net.Conn
+	out  chan []byte
 }
 
-func buffered(conn net.Conn) *bufferedLine {
-	b := &bufferedLine{conn, make(chan []byte, 1000)}
+func newLine(conn net.Conn) *line {
+	in, received := make(chan []byte, 1000), &queue{}
+	received.in = in
+	l := &line{received, conn, make(chan []byte, 1000)}
 	go func() {
-		for p := range b.out {
+		defer close(in)
+		buf := make([]byte, 512)
+		for {
+			n, err := conn.Read(buf)
+			if err != nil {
+				return
+			}
+			in <- bytes.Clone(buf[:n])
+		}
+	}()
+	go func() {
+		defer func() { _ = conn.Close() }() // a pipe has nothing to lose
+		for p := range l.out {
 			if _, err := conn.Write(p); err != nil {
 				return
 			}
 		}
 	}()
-	return b
+	return l
 }
 
-func (b *bufferedLine) Write(p []byte) (int, error) {
-	b.out <- bytes.Clone(p)
+func (l *line) Write(p []byte) (int, error) {
+	l.out <- bytes.Clone(p)
 	return len(p), nil
 }
 
-func (b *bufferedLine) Close() error {
-	close(b.out)
-	return b.Conn.Close()
+// Close ends the line when everything written has been sent.
+func (l *line) Close() error {
+	close(l.out)
+	return nil
+}
+
+// queue reads what comes through a channel.
+type queue struct {
+	in   <-chan []byte
+	rest []byte
+}
+
+func (q *queue) Read(p []byte) (int, error) {
+	if len(q.rest) == 0 {
+		q.rest = <-q.in
+		if q.rest == nil {
+			return 0, io.EOF
+		}
+	}
+	n := copy(p, q.rest)
+	q.rest = q.rest[n:]
+	return n, nil
 }
 
 // bubble runs a test in simulated time. At its end slaves that still delay an

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,42 +77,50 @@ func (r *rig) noWrongValue(t *testing.T) (good int) {
 
 func TestLateAnswersNeverGiveWrongValues(t *testing.T) {
 	for _, line := range []string{"tcp", "rtu"} {
-		for _, delay := range []time.Duration{1200, 1900, 2500, 3600} {
-			t.Run(fmt.Sprintf("%s/%dms", line, delay), func(t *testing.T) {
-				bubble(t, func(t *testing.T) {
-					slave := modbustest.New()
-					slave.Fault = func(r modbustest.Request) modbustest.Fault {
-						// Every seventh answer is late; others behind it wait.
-						if r.Number%7 == 3 {
-							return modbustest.Fault{Delay: delay * time.Millisecond}
-						}
-						return modbustest.Fault{Delay: 5 * time.Millisecond}
-					}
-					units := []modbus.UnitConfig{
-						unit("a", 1, unitTags(slave, 4, 100)...),
-						unit("b", 2, unitTags(slave, 4, 300)...),
-					}
-					cfg, dial := tcp(units...), toTCP(slave)
-					if line == "rtu" {
-						cfg, dial = rtu(units...), toRTU(slave)
-					}
-					r := start(t, cfg, dial)
-					pass(5 * time.Minute)
-					if good := r.noWrongValue(t); good < 200 {
-						t.Errorf("only %d good samples in five minutes", good)
-					}
-				})
-			})
+		for _, units := range []int{1, 2} {
+			for _, delay := range []time.Duration{1200, 1900, 2500, 3600} {
+				name := fmt.Sprintf("%s/%d_units/%dms", line, units, delay)
+				t.Run(name, func(t *testing.T) { testLateAnswers(t, line, units, delay*time.Millisecond) })
+			}
 		}
 	}
+}
+
+func testLateAnswers(t *testing.T, line string, units int, delay time.Duration) {
+	bubble(t, func(t *testing.T) {
+		slave := modbustest.New()
+		slave.Fault = func(r modbustest.Request) modbustest.Fault {
+			// Every eleventh answer is late; what is behind it waits.
+			if r.Number%11 == 3 {
+				return modbustest.Fault{Delay: delay}
+			}
+			return modbustest.Fault{Delay: 5 * time.Millisecond}
+		}
+		var configs []modbus.UnitConfig
+		for i := range units {
+			configs = append(configs, unit(fmt.Sprint("u", i), i+1, unitTags(slave, 4, 100+200*i)...))
+		}
+		cfg, dial := tcp(configs...), toTCP(slave)
+		if line == "rtu" {
+			cfg, dial = rtu(configs...), toRTU(slave)
+		}
+		r := start(t, cfg, dial)
+		pass(5 * time.Minute)
+		if good := r.noWrongValue(t); good < 300 {
+			t.Errorf("only %d good samples in five minutes", good)
+		} else {
+			t.Logf("%d good samples", good)
+		}
+	})
 }
 
 func TestDeadUnitDoesNotHoldUpItsNeighbour(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		slave := modbustest.New()
-		dead := true
+		var dead atomic.Bool
+		dead.Store(true)
 		slave.Fault = func(r modbustest.Request) modbustest.Fault {
-			return modbustest.Fault{Drop: dead && r.Unit == 2, Delay: 10 * time.Millisecond}
+			return modbustest.Fault{Drop: dead.Load() && r.Unit == 2, Delay: 10 * time.Millisecond}
 		}
 		r := start(t, tcp(unit("live", 1, unitTags(slave, 1, 100)...), unit("dead", 2, unitTags(slave, 3, 300)...)), toTCP(slave))
 		pass(10 * time.Minute)
@@ -128,7 +137,7 @@ func TestDeadUnitDoesNotHoldUpItsNeighbour(t *testing.T) {
 		if n := len(r.log.with("offline")); n != 1 {
 			t.Errorf("%d log lines about one change of state", n)
 		}
-		dead = false
+		dead.Store(false)
 		pass(40 * time.Second)
 		if got := r.statesOf("dead"); got != "offline online" {
 			t.Errorf("after its return: %s", got)
@@ -143,9 +152,9 @@ func TestDeadUnitDoesNotHoldUpItsNeighbour(t *testing.T) {
 func TestRefusedRegisterLeavesItsNeighboursAlive(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		slave := modbustest.New()
-		healed := false
+		var healed atomic.Bool
 		slave.Fault = func(r modbustest.Request) modbustest.Fault {
-			if !healed && r.Address() <= 105 && r.Address()+r.Count() > 105 {
+			if !healed.Load() && r.Address() <= 105 && r.Address()+r.Count() > 105 {
 				return modbustest.Fault{Exception: 2}
 			}
 			return modbustest.Fault{}
@@ -179,7 +188,7 @@ func TestRefusedRegisterLeavesItsNeighboursAlive(t *testing.T) {
 			t.Errorf("states: %s", got)
 		}
 
-		healed = true
+		healed.Store(true)
 		pass(6 * time.Minute)
 		if got := r.statesOf("plc"); got != "degraded online" {
 			t.Errorf("states after the repair: %s", got)
@@ -216,14 +225,15 @@ func TestMuteBlockDoesNotTakeTheUnitOffline(t *testing.T) {
 func TestLinkThatComesAndGoes(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		slave := modbustest.New()
-		var there bool
-		var open net.Conn
+		var there atomic.Bool
+		var open atomic.Pointer[net.Conn]
 		r := start(t, tcp(unit("plc", 1, unitTags(slave, 2, 100)...)), func(string) net.Conn {
-			if !there {
+			if !there.Load() {
 				return nil
 			}
-			open = toTCP(slave)("")
-			return open
+			conn := toTCP(slave)("")
+			open.Store(&conn)
+			return conn
 		})
 		pass(5 * time.Minute)
 		if n := len(r.log.with("modbus link down")); n != 1 {
@@ -235,17 +245,17 @@ func TestLinkThatComesAndGoes(t *testing.T) {
 		if !errors.Is(r.of("r100")[0].Err, modbus.ErrDown) {
 			t.Errorf("without a device: %v", r.of("r100")[0].Err)
 		}
-		there = true
+		there.Store(true)
 		pass(40 * time.Second)
 		if good := r.noWrongValue(t); good == 0 {
 			t.Error("nothing was read after the device came")
 		}
-		there = false
-		if err := open.Close(); err != nil {
+		there.Store(false)
+		if err := (*open.Load()).Close(); err != nil {
 			t.Fatal(err)
 		}
 		pass(time.Minute)
-		there = true
+		there.Store(true)
 		pass(time.Minute)
 		if got := r.statesOf("plc"); got != "offline online offline online" {
 			t.Errorf("states: %s", got)
