@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
 	"time"
@@ -92,6 +93,7 @@ func (c *Config) Validate(report func(path, problem string)) {
 	}
 	c.Storage.Validate(under("storage", report))
 	c.Broker.Validate(under("broker", report))
+	c.validateListeners(report)
 	first := map[string]int{}
 	for i := range c.Bridges {
 		at := fmt.Sprintf("bridges[%d]", i)
@@ -105,6 +107,34 @@ func (c *Config) Validate(report func(path, problem string)) {
 	}
 	c.Modbus.Validate(under("modbus", report))
 	c.validateTopics(report)
+}
+
+// validateListeners finds listeners of which the kernel would let only one
+// have its port: one is on all interfaces. (The same address twice is found by
+// the broker.)
+func (c *Config) validateListeners(report func(path, problem string)) {
+	for i, l := range c.Broker.Listeners {
+		for j, other := range c.Broker.Listeners[:i] {
+			if l.Address != other.Address && overlap(l.Address, other.Address) {
+				report(fmt.Sprintf("broker.listeners[%d].address", i),
+					fmt.Sprintf("%s is taken by %s of listeners[%d]; give one of them another port", l.Address, other.Address, j))
+			}
+		}
+	}
+}
+
+func overlap(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	if errA != nil || errB != nil || portA != portB || portA == "0" {
+		return false
+	}
+	everywhere := func(host string) bool { return host == "" || host == "::" }
+	ipv4 := func(host string) bool { return !strings.Contains(host, ":") }
+	if everywhere(hostA) || everywhere(hostB) {
+		return true
+	}
+	return (hostA == "0.0.0.0" || hostB == "0.0.0.0") && ipv4(hostA) && ipv4(hostB)
 }
 
 // under puts prefix before the paths that a part reports.

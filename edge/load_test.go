@@ -245,6 +245,8 @@ func TestLoadProblems(t *testing.T) {
 		{"listeners", "a.yaml", "broker:\n  listeners:\n    - {address: '127.0.0.1:1883', anonymous: true}\n    - {address: '127.0.0.1:1883', anonymous: true}\n    - {address: '127.0.0.1', anonymous: true}\n", []string{
 			"4: broker.listeners[1].address: already used by listeners[0]",
 			"5: broker.listeners[2].address: must be host:port, such as 0.0.0.0:1883"}},
+		{"listener on all interfaces", "a.yaml", "broker:\n  listeners:\n    - {address: '127.0.0.1:1883', anonymous: true}\n    - {address: '0.0.0.0:1883', anonymous: true}\n    - {address: '0.0.0.0:1884', anonymous: true}\n", []string{
+			"4: broker.listeners[1].address: 0.0.0.0:1883 is taken by 127.0.0.1:1883 of listeners[0]; give one of them another port"}},
 		{"topics", "a.yaml", `
 modbus:
   links:
