@@ -31,7 +31,8 @@ type ConnackProperties struct {
 	UserProperties         []UserProperty
 }
 
-// Decode reads a CONNACK; the rules of [Publish.Decode] about memory hold.
+// Decode reads a CONNACK; the rules of [Publish.Decode] about memory hold. The refusal of 5.0 by a server that only
+// knows 3.1.1, which can but answer in its own form, is understood in 5.0 too.
 func (p *Connack) Decode(f Frame, v Version) error {
 	*p = Connack{Properties: ConnackProperties{UserProperties: p.Properties.UserProperties[:0]}}
 	c := cursor{b: f.Body, v: v}
@@ -43,7 +44,10 @@ func (p *Connack) Decode(f Frame, v Version) error {
 		c.fail(ReasonMalformedPacket, byVersion(v, "MQTT-3.2.2-1", ""), "CONNACK with reserved flags set")
 	}
 	p.SessionPresent = flags&0x01 != 0
-	if v == V5 {
+	if v == V5 && len(c.b) == 1 && c.b[0] == ConnackUnacceptableProtocolVersion { // 3.1.1 [MQTT-3.1.2-2]
+		p.Reason = ReasonUnsupportedProtocolVersion
+		c.b = nil
+	} else if v == V5 {
 		p.Reason = c.reason(CONNACK)
 		p.Properties.decode(&c)
 	} else {

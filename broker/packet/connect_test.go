@@ -168,6 +168,8 @@ var connackCases = []wireCase{
 			MaximumPacketSize: 65536, NoWildcardSubscription: true, NoSubscriptionID: true, NoSharedSubscription: true,
 		}}},
 	{name: "what is assumed anyway", version: V5, wire: "20 0b 00 00 08 25 01 28 01 29 01 2a 01", packet: &Connack{}, oneWay: true},
+	{name: "MQTT-3.1.2-2 5.0 refused by a 3.1.1 server", version: V5, wire: "20 02 00 01",
+		packet: &Connack{Reason: ReasonUnsupportedProtocolVersion}, oneWay: true},
 
 	{name: "MQTT-3.2.2-1 reserved flags", version: V5, wire: "20 03 02 00 00", err: "0x81 MQTT-3.2.2-1"},
 	{name: "reserved flags (3.1.1)", version: V311, wire: "20 02 80 00", err: "0x81"},
@@ -178,6 +180,7 @@ var connackCases = []wireCase{
 	{name: "reserved return code (3.1.1)", version: V311, wire: "20 02 00 06", err: "0x82"},
 	{name: "of three bytes (3.1.1)", version: V311, wire: "20 03 00 00 00", err: "0x81"},
 	{name: "of two bytes", version: V5, wire: "20 02 00 00", err: "0x81"},
+	{name: "of two bytes, return code 5", version: V5, wire: "20 02 00 05", err: "0x82 MQTT-3.2.2-8"},
 	{name: "of one byte", version: V311, wire: "20 01 00", err: "0x81"},
 	{name: "maximum QoS 2", version: V5, wire: "20 05 00 00 02 24 02", err: "0x82"},
 	{name: "maximum QoS twice", version: V5, wire: "20 07 00 00 04 24 01 24 01", err: "0x82"},

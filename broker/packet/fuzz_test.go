@@ -47,7 +47,7 @@ func FuzzReader(f *testing.F) {
 // checkRoundTrip checks that what frame decoded to encodes to something that decodes to the same.
 func checkRoundTrip(t *testing.T, frame Frame, first any, v Version) {
 	out := encode(first, nil, v)
-	if v == V5 && len(out) > len(frame.Whole) {
+	if _, answer := first.(*Connack); v == V5 && !answer && len(out) > len(frame.Whole) {
 		t.Fatalf("% x becomes longer: % x", frame.Whole, out)
 	}
 	again, err := read(out, v)

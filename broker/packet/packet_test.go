@@ -209,3 +209,54 @@ func TestReturnCode(t *testing.T) {
 		}
 	}
 }
+
+// TestAllocatesNothing reads and writes every packet of the tables with values that have been used before.
+func TestAllocatesNothing(t *testing.T) {
+	for _, cases := range [][]wireCase{
+		fixedHeaderCases, connectCases, connackCases, publishCases, ackCases, subscribeCases, subackCases,
+		unsubscribeCases, unsubackCases, disconnectCases, authCases,
+	} {
+		for _, test := range cases {
+			if test.packet == nil {
+				continue
+			}
+			b := wire(t, test.wire)
+			p := newPacket(Type(b[0] >> 4))
+			out := make([]byte, 0, 4096)
+			got := testing.AllocsPerRun(10, func() {
+				f, _, err := Next(b, test.version, 0)
+				if err == nil {
+					err = decode(p, f, test.version)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				out = encode(p, out[:0], test.version)
+			})
+			if got != 0 {
+				t.Errorf("%s: %v allocations", test.name, got)
+			}
+		}
+	}
+}
+
+// TestAppendCannotWriteGarbage shows that what does not fit its length field is never sent cut or garbled.
+func TestAppendCannotWriteGarbage(t *testing.T) {
+	long := make([]byte, MaxString+1)
+	for name, appendIt := range map[string]func(){
+		"topic":         func() { (&Publish{Topic: long}).Append(nil, V311) },
+		"content type":  func() { (&Publish{PublishProperties: PublishProperties{ContentType: long}}).Append(nil, V5) },
+		"filter":        func() { (&Unsubscribe{Filters: [][]byte{long}}).Append(nil, V311) },
+		"client id":     func() { (&Connect{Version: V311, ClientID: long}).Append(nil) },
+		"AUTH in 3.1.1": func() { (&Auth{}).Append(nil, V311) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer func() {
+				if text, _ := recover().(string); !strings.HasPrefix(text, "BUG: packet: ") {
+					t.Errorf("recovered %q", text)
+				}
+			}()
+			appendIt()
+		})
+	}
+}

@@ -31,8 +31,8 @@ type PublishProperties struct {
 }
 
 // Decode reads a PUBLISH that [Next] has returned. Like every Decode it overwrites every field, reuses the capacity
-// of p's slices of slices, aliases f, and allocates nothing once those have grown; memory is at most ten times the packet.
-// The error is an *Error; p is then not to be used.
+// of p's lists, aliases f, and allocates nothing once those have grown; they stay below some twenty times the size
+// of the packet. The error is an *Error; p is then not to be used.
 func (p *Publish) Decode(f Frame, v Version) error {
 	p.Dup = f.First&0x08 != 0
 	p.QoS = f.First >> 1 & 0x03
@@ -45,13 +45,17 @@ func (p *Publish) Decode(f Frame, v Version) error {
 		p.PacketID = c.packetID("MQTT-2.2.1-3", "MQTT-2.3.1-1")
 	}
 	if v == V5 {
-		p.PublishProperties.decode(&c)
+		if len(c.b) > 0 && c.b[0] == 0 { // most have no properties
+			c.b = c.b[1:]
+		} else {
+			p.PublishProperties.decode(&c)
+		}
 	}
 	if len(p.Topic) == 0 && v == V5 {
 		if p.TopicAlias == 0 {
 			c.fail(ReasonProtocolError, "", "neither a topic name nor a topic alias")
 		}
-	} else {
+	} else if len(p.Topic) == 0 || !plainName(p.Topic) {
 		c.failWith(checkTopicName(p.Topic, v, "MQTT-3.3.2-2"))
 	}
 	p.Payload = c.b
@@ -118,10 +122,6 @@ func (p *PublishProperties) reset() {
 
 // decode reads the properties of a PUBLISH.
 func (p *PublishProperties) decode(c *cursor) {
-	if len(c.b) > 0 && c.b[0] == 0 { // most have none
-		c.b = c.b[1:]
-		return
-	}
 	c.properties(inPublish)
 	for c.next() {
 		p.take(c)

@@ -190,27 +190,3 @@ func TestDecodeOverwrites(t *testing.T) {
 		}
 	}
 }
-
-func TestPublishAllocatesNothing(t *testing.T) {
-	for _, test := range publishCases {
-		if test.packet == nil {
-			continue
-		}
-		b := wire(t, test.wire)
-		var p Publish
-		out := make([]byte, 0, 4096)
-		got := testing.AllocsPerRun(100, func() {
-			f, _, err := Next(b, test.version, 0)
-			if err == nil {
-				err = p.Decode(f, test.version)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			out = p.Append(out[:0], test.version)
-		})
-		if got != 0 {
-			t.Errorf("%s: %v allocations", test.name, got)
-		}
-	}
-}

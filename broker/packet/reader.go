@@ -26,8 +26,10 @@ func Next(b []byte, v Version, max uint32) (f Frame, n int, err error) {
 	if len(b) == 0 {
 		return Frame{}, 0, nil
 	}
-	if fault := checkFirst(b[0], v); fault != nil {
-		return Frame{}, 0, fault
+	if v == 0 || !goodPublish(b[0]) { // the usual first byte saves a call
+		if fault := checkFirst(b[0], v); fault != nil {
+			return Frame{}, 0, fault
+		}
 	}
 	length, size, fault := remainingLength(b)
 	if fault != nil {
@@ -54,6 +56,11 @@ func Next(b []byte, v Version, max uint32) (f Frame, n int, err error) {
 	return f, total, nil
 }
 
+// goodPublish reports whether first begins a PUBLISH with a QoS that exists, and DUP only above QoS 0.
+func goodPublish(first byte) bool {
+	return Type(first>>4) == PUBLISH && first&0x06 != 0x06 && first&0x0E != 0x08
+}
+
 // checkFirst judges the first byte of a packet.
 func checkFirst(first byte, v Version) *Error {
 	t := Type(first >> 4)
@@ -65,7 +72,7 @@ func checkFirst(first byte, v Version) *Error {
 		if first&0x06 == 0x06 {
 			return &Error{ReasonMalformedPacket, "MQTT-3.3.1-4", "PUBLISH with QoS 3"}
 		}
-		if first&0x0E == 0x08 {
+		if !goodPublish(first) {
 			return &Error{ReasonMalformedPacket, "MQTT-3.3.1-2", "DUP set in a PUBLISH with QoS 0"}
 		}
 		return nil
