@@ -1,0 +1,123 @@
+package broker
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"forebay/broker/packet"
+)
+
+// Config is the broker's part of the configuration. The zero value of each field means its default, except where the
+// field says otherwise.
+type Config struct {
+	// Listeners are the addresses devices connect to. Default: 127.0.0.1:1883, anonymous.
+	Listeners []ListenerConfig `mapstructure:"listeners"`
+
+	// PasswordFile lists users as mosquitto_passwd writes them ($7$ and $6$). Empty: no client can log in by name,
+	// so that every listener must be anonymous.
+	PasswordFile string `mapstructure:"password_file"`
+
+	// ACLFile says who may publish and subscribe to what, in Mosquitto's format. Empty: everyone who is connected
+	// may do everything.
+	ACLFile string `mapstructure:"acl_file"`
+
+	Limits LimitsConfig `mapstructure:"limits"`
+}
+
+// ListenerConfig is one address.
+type ListenerConfig struct {
+	// Address is host:port; the port 0 takes a free one (see Server.Addrs), an empty host means all interfaces.
+	Address string `mapstructure:"address"`
+
+	// Anonymous lets clients in that send no username. False, the zero value, is the default. A username that is
+	// sent is always checked when there is a password file, and refused when it is wrong.
+	Anonymous bool `mapstructure:"anonymous"`
+}
+
+// LimitsConfig bounds what clients may take.
+type LimitsConfig struct {
+	// Connections is the number of connections at one time, all listeners together. 1 to 1,000,000. Default 5000.
+	Connections int `mapstructure:"connections"`
+
+	// PacketSize is the largest packet accepted, in bytes. 1 KiB to 256 MiB. Default 1 MiB.
+	PacketSize int64 `mapstructure:"packet_size"`
+
+	// ReceiveMaximum is how many QoS 1 and 2 messages of a client may be unacknowledged at one time, in each
+	// direction. 1 to 65,535. Default 100.
+	ReceiveMaximum int `mapstructure:"receive_maximum"`
+
+	// SessionExpiry is the longest time that a session without a connection is kept, in whole seconds. Before 5.0,
+	// where a client cannot say, it is how long a session with clean session 0 is kept. 1 s to 100 years. Default 168h.
+	SessionExpiry time.Duration `mapstructure:"session_expiry"`
+}
+
+const (
+	minPacketSize    = 1 << 10
+	maxConnections   = 1_000_000
+	maxSessionExpiry = 100 * 365 * 24 * time.Hour
+)
+
+// SetDefaults fills the fields that are zero.
+func (c *Config) SetDefaults() {
+	if len(c.Listeners) == 0 {
+		c.Listeners = []ListenerConfig{{Address: "127.0.0.1:1883", Anonymous: true}}
+	}
+	l := &c.Limits
+	if l.Connections == 0 {
+		l.Connections = 5000
+	}
+	if l.PacketSize == 0 {
+		l.PacketSize = 1 << 20
+	}
+	if l.ReceiveMaximum == 0 {
+		l.ReceiveMaximum = 100
+	}
+	if l.SessionExpiry == 0 {
+		l.SessionExpiry = 168 * time.Hour
+	}
+}
+
+// Validate reports every problem with the path of its key. It expects SetDefaults to have been called. Files are not
+// looked into: New does that.
+func (c *Config) Validate(report func(path, problem string)) {
+	seen := map[string]int{}
+	for i, l := range c.Listeners {
+		path := fmt.Sprintf("listeners[%d]", i)
+		c.validateListener(l, func(key, problem string) { report(path+"."+key, problem) })
+		if _, port, err := net.SplitHostPort(l.Address); err == nil && port != "0" {
+			if first, twice := seen[l.Address]; twice {
+				report(path+".address", fmt.Sprintf("already used by listeners[%d]", first))
+			} else {
+				seen[l.Address] = i
+			}
+		}
+	}
+	l := c.Limits
+	if l.Connections < 1 || l.Connections > maxConnections {
+		report("limits.connections", "must be between 1 and 1000000")
+	}
+	if l.PacketSize < minPacketSize || l.PacketSize > packet.MaxPacket {
+		report("limits.packet_size", "must be between 1KiB and 256MiB")
+	}
+	if l.ReceiveMaximum < 1 || l.ReceiveMaximum > 65535 {
+		report("limits.receive_maximum", "must be between 1 and 65535")
+	}
+	if l.SessionExpiry < time.Second || l.SessionExpiry > maxSessionExpiry {
+		report("limits.session_expiry", "must be between 1s and 876000h")
+	}
+}
+
+func (c *Config) validateListener(l ListenerConfig, report func(key, problem string)) {
+	if l.Address == "" {
+		report("address", "missing")
+	} else if _, port, err := net.SplitHostPort(l.Address); err != nil {
+		report("address", "must be host:port, such as 0.0.0.0:1883")
+	} else if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		report("address", "port must be a number between 0 and 65535")
+	}
+	if !l.Anonymous && c.PasswordFile == "" {
+		report("anonymous", "without password_file nobody can log in here: set password_file, or anonymous: true to let everyone in")
+	}
+}

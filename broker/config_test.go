@@ -1,0 +1,63 @@
+package broker
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func problems(c Config) []string {
+	var all []string
+	c.SetDefaults()
+	c.Validate(func(path, problem string) { all = append(all, path+": "+problem) })
+	return all
+}
+
+func TestConfigZeroValueIsUsable(t *testing.T) {
+	if p := problems(Config{}); p != nil {
+		t.Errorf("problems of the defaults: %q", p)
+	}
+	var c Config
+	c.SetDefaults()
+	if len(c.Listeners) != 1 || c.Listeners[0].Address != "127.0.0.1:1883" || !c.Listeners[0].Anonymous {
+		t.Errorf("default listener %+v, want loopback only", c.Listeners)
+	}
+}
+
+func TestConfigProblems(t *testing.T) {
+	listen := func(address string) []ListenerConfig { return []ListenerConfig{{Address: address, Anonymous: true}} }
+	for _, test := range []struct {
+		name   string
+		config Config
+		want   []string // the paths, in order
+	}{
+		{"no address", Config{Listeners: listen("")}, []string{"listeners[0].address"}},
+		{"no port", Config{Listeners: listen("0.0.0.0")}, []string{"listeners[0].address"}},
+		{"port by name", Config{Listeners: listen("0.0.0.0:mqtt")}, []string{"listeners[0].address"}},
+		{"port too large", Config{Listeners: listen(":65536")}, []string{"listeners[0].address"}},
+		{"IPv6", Config{Listeners: listen("[::1]:1883")}, nil},
+		{"all interfaces", Config{Listeners: listen(":1883")}, nil},
+		{"open without saying so", Config{Listeners: []ListenerConfig{{Address: ":1883"}}}, []string{"listeners[0].anonymous"}},
+		{"password file", Config{Listeners: []ListenerConfig{{Address: ":1883"}}, PasswordFile: "passwd"}, nil},
+		{"twice the same address", Config{Listeners: append(listen(":1883"), listen(":1883")...)}, []string{"listeners[1].address"}},
+		{"twice any free port", Config{Listeners: append(listen("[::1]:0"), listen("[::1]:0")...)}, nil},
+		{"all at once", Config{
+			Listeners: append(listen("x"), ListenerConfig{}),
+			Limits:    LimitsConfig{Connections: -1, PacketSize: 5, ReceiveMaximum: 65536, SessionExpiry: time.Millisecond},
+		}, []string{"listeners[0].address", "listeners[1].address", "listeners[1].anonymous",
+			"limits.connections", "limits.packet_size", "limits.receive_maximum", "limits.session_expiry"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var paths []string
+			got := problems(test.config)
+			for _, p := range got {
+				path, _, _ := strings.Cut(p, ": ")
+				paths = append(paths, path)
+			}
+			if !slices.Equal(paths, test.want) {
+				t.Errorf("problems %q, want paths %q", got, test.want)
+			}
+		})
+	}
+}
