@@ -1,38 +1,245 @@
 package core
 
-import "forebay/broker/packet"
+import (
+	"errors"
+	"time"
+
+	"forebay/broker/packet"
+)
 
 // Conn is one connection, a stream of bytes each way. Its methods are called by the loop only.
 type Conn struct {
 	// Data is for the owner of the transport.
 	Data any
 
+	// Constant after Accept.
 	core *Core
 	info ConnInfo
+
+	place int // in Core.conns; -1 after Lost
+
+	// Constant after CONNECT.
+	version     packet.Version // 0 before it
+	clientID    string
+	username    string
+	maxPacket   uint32 // the largest packet the client accepts
+	inflight    int    // how many QoS 1 and 2 messages it may have unacknowledged
+	quiet       time.Duration
+	noReasons   bool // Request Problem Information was 0
+	assigned    bool // the client identifier is ours
+	askedExpiry uint32
+
+	login       *packet.Connect // while Events.Login is under way: a copy of its own
+	session     *session        // from LoginResult until the connection is over
+	established bool            // CONNACK has left
+	ending      bool            // no packet is taken any more, a close is in the queue of answers
+	over        bool            // closed: only output is left
+	touched     bool            // in Core.touched
+	waiting     bool            // in Core.waiting
+	seen        time.Duration   // when the client was last heard of
+
+	out     output
+	acks    ackQueue
+	unacked int      // QoS 1 and 2 messages from the client that it has no final answer for
+	aliases [][]byte // topic of alias i+1; nil: not set
+
+	// The topic of the last PUBLISH and what is known about it.
+	lastTopic   []byte
+	lastRoute   *route
+	lastVerdict packet.Reason
 }
 
 // Info returns what Accept was given.
 func (conn *Conn) Info() ConnInfo { return conn.info }
 
 // ClientID returns the client identifier, empty before CONNECT.
-func (conn *Conn) ClientID() string { return "" }
+func (conn *Conn) ClientID() string { return conn.clientID }
 
 // Username returns the username of CONNECT, empty if there was none.
-func (conn *Conn) Username() string { return "" }
+func (conn *Conn) Username() string { return conn.username }
 
 // Version returns the protocol version, 0 before CONNECT.
-func (conn *Conn) Version() packet.Version { return 0 }
-
-// Pending returns what is to be written, in order. It is valid until the next call of any method of the Core or Conn.
-func (conn *Conn) Pending() [][]byte { return nil }
-
-// Wrote says that the first n bytes of Pending have left.
-func (conn *Conn) Wrote(n int) {}
+func (conn *Conn) Version() packet.Version { return conn.version }
 
 // Closing reports that the transport is to be closed once Pending is empty, or at once if it cannot be written.
-func (conn *Conn) Closing() bool { return false }
+func (conn *Conn) Closing() bool { return conn.over }
 
 // Paused reports that the core takes nothing from this connection for now: its login is under way, its CONNACK waits
-// for the disk, or too many of its acknowledgements do. The loop need not read it. The end of the pause shows as a
-// call in [Core.Flush]; the bytes that Receive has left are then given to it again.
-func (conn *Conn) Paused() bool { return false }
+// for the disk, too many of its acknowledgements do, or the core is draining. The loop need not read it. The end of
+// the pause shows as a call in [Core.Flush]; the bytes that Receive has left are then given to it again.
+func (conn *Conn) Paused() bool {
+	if conn.over {
+		return false
+	}
+	return conn.login != nil || conn.session != nil && !conn.established ||
+		conn.ending || conn.core.draining || conn.acks.len() >= maxWaitingAcks
+}
+
+// Accept makes a connection of a transport that has just been opened.
+func (c *Core) Accept(info ConnInfo) *Conn {
+	conn := &Conn{core: c, info: info, place: len(c.conns), seen: c.clock}
+	c.conns = append(c.conns, conn)
+	if c.draining {
+		conn.end(packet.ReasonServerShuttingDown, "shutting down")
+	}
+	return conn
+}
+
+// Receive handles the whole packets at the front of b and returns how many bytes that were; nothing of b is kept.
+// The caller keeps the rest and gives it again, with more behind it. When conn is closing or lost, all of b is
+// consumed. It stops early when conn becomes [Conn.Paused].
+func (c *Core) Receive(conn *Conn, b []byte) (consumed int) {
+	for !conn.over && !conn.Paused() {
+		f, n, err := packet.Next(b[consumed:], conn.version, c.cfg.PacketSize)
+		if err != nil {
+			conn.fail(err)
+			break
+		}
+		if n == 0 {
+			return consumed
+		}
+		consumed += n
+		conn.seen = c.clock
+		if err := conn.onPacket(f); err != nil {
+			conn.fail(err)
+		}
+	}
+	if conn.over {
+		return len(b)
+	}
+	return consumed
+}
+
+// onPacket is the one switch over packet types. An error is a *packet.Error and ends the connection.
+func (conn *Conn) onPacket(f packet.Frame) error {
+	switch f.Type() {
+	case packet.CONNECT:
+		return conn.onConnect(f)
+	case packet.PUBLISH:
+		return conn.onPublish(f)
+	case packet.PUBACK, packet.PUBREC, packet.PUBREL, packet.PUBCOMP:
+		a := &conn.core.ackIn
+		if err := a.Decode(f, conn.version); err != nil {
+			return err
+		}
+		switch a.Type {
+		case packet.PUBACK:
+			return conn.onPuback(a)
+		case packet.PUBREC:
+			return conn.onPubrec(a)
+		case packet.PUBREL:
+			conn.onPubrel(a)
+		case packet.PUBCOMP:
+			return conn.onPubcomp(a)
+		}
+		return nil
+	case packet.SUBSCRIBE:
+		return conn.onSubscribe(f)
+	case packet.UNSUBSCRIBE:
+		return conn.onUnsubscribe(f)
+	case packet.PINGREQ:
+		conn.write(packet.AppendPingresp(conn.core.scratch[:0])) // [MQTT-3.12.4-1]
+		return nil
+	case packet.DISCONNECT:
+		return conn.onDisconnect(f)
+	case packet.AUTH:
+		// No authentication method was accepted in CONNECT, so there is nothing to continue or repeat.
+		return &packet.Error{Reason: packet.ReasonProtocolError, Statement: "MQTT-4.12.0-7", Detail: "AUTH without an authentication method"}
+	case packet.CONNACK, packet.SUBACK, packet.UNSUBACK, packet.PINGRESP:
+		return &packet.Error{Reason: packet.ReasonProtocolError, Detail: f.Type().String() + " from a client"}
+	}
+	return &packet.Error{Reason: packet.ReasonMalformedPacket, Detail: "reserved packet type"}
+}
+
+// fail ends the connection because of an error in what the client sent [MQTT-4.8.0-1] [MQTT-4.13.1-1].
+func (conn *Conn) fail(err error) {
+	reason := packet.ReasonUnspecifiedError
+	var fault *packet.Error
+	if errors.As(err, &fault) {
+		reason = fault.Reason
+	}
+	if conn.established {
+		conn.close(reason, err.Error())
+		return
+	}
+	conn.reject(reason, err.Error())
+}
+
+// close ends the connection of an accepted client from our side: DISCONNECT with the reason for 5.0
+// [MQTT-4.13.2-1], then the end of the stream. The will is published, or waits for its delay.
+func (conn *Conn) close(reason packet.Reason, why string) {
+	if conn.over {
+		return
+	}
+	// A server sends DISCONNECT only with a reason of 0x80 or more, and not before CONNACK [MQTT-3.14.0-1].
+	if conn.version == packet.V5 && conn.established && reason >= 0x80 {
+		d := packet.Disconnect{Reason: reason}
+		conn.write(d.Append(conn.core.scratch[:0], conn.version))
+	}
+	conn.end(reason, why)
+}
+
+// end makes the connection over: nothing is taken from it and nothing new is sent to it.
+func (conn *Conn) end(reason packet.Reason, why string) {
+	if conn.over {
+		return
+	}
+	c := conn.core
+	conn.over = true
+	conn.login = nil
+	conn.acks = ackQueue{}
+	conn.aliases, conn.lastTopic, conn.lastRoute = nil, nil, nil
+	c.touch(conn)
+	if conn.session == nil {
+		c.events.Refused(conn, reason, why)
+		return
+	}
+	c.events.Disconnected(conn, reason, why)
+	s := conn.session
+	conn.session = nil
+	c.leave(s)
+}
+
+// Lost says that the transport of conn is gone, or that its owner has closed it because of [Conn.Closing]; it must be
+// called for every connection once, and is the last use of conn.
+func (c *Core) Lost(conn *Conn, why string) {
+	if conn.place < 0 {
+		return
+	}
+	conn.end(packet.ReasonUnspecifiedError, why)
+	conn.discard()
+	last := len(c.conns) - 1
+	c.conns[conn.place] = c.conns[last]
+	c.conns[conn.place].place = conn.place
+	c.conns[last] = nil
+	c.conns = c.conns[:last]
+	conn.place = -1
+}
+
+// onDisconnect is the orderly end [MQTT-3.14.4-3].
+func (conn *Conn) onDisconnect(f packet.Frame) error {
+	var d packet.Disconnect
+	if err := d.Decode(f, conn.version); err != nil {
+		return err
+	}
+	s := conn.session
+	if d.HasSessionExpiry {
+		if conn.askedExpiry == 0 && d.SessionExpiry != 0 {
+			return &packet.Error{Reason: packet.ReasonProtocolError, Detail: "DISCONNECT sets a session expiry after CONNECT had none"}
+		}
+		s.expiry = conn.core.capExpiry(d.SessionExpiry)
+	}
+	if d.Reason == packet.ReasonNormalDisconnection {
+		s.will = nil // [MQTT-3.1.2-10] [MQTT-3.14.4-3]
+	}
+	conn.end(d.Reason, "disconnected by the client")
+	return nil
+}
+
+// touch puts conn among those of the next Flush.
+func (c *Core) touch(conn *Conn) {
+	if !conn.touched {
+		conn.touched = true
+		c.touched = append(c.touched, conn)
+	}
+}

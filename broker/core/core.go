@@ -8,10 +8,64 @@ import (
 
 // Core is the broker as a state machine. See the package comment for the order of calls.
 type Core struct {
-	cfg    Config
-	log    Log
-	events Events
-	now    time.Time
+	// Constant after New.
+	cfg       Config // but for Authorizer
+	log       Log
+	events    Events
+	start     time.Time
+	startWall int64 // Unix ms
+
+	// Time, as Tick told it.
+	clock     time.Duration // since start
+	wall      int64         // Unix ms
+	nextSweep time.Duration
+	nextSave  time.Duration
+	nextDue   time.Duration // no session has anything to do before
+
+	// State.
+	conns         []*Conn
+	sessions      map[string]*session
+	queues        map[uint32]*session
+	attachments   map[string]*attachment
+	router        router
+	retained      retainedStore
+	sweptTopic    string
+	durable       uint64 // all records up to it are on stable storage
+	failed        error  // the log has
+	draining      bool
+	drainReason   packet.Reason
+	assigned      uint64 // client identifiers
+	memoryWaiting int    // bytes of all backlogs
+	stats         Stats
+	restoring     map[string]*restoredSession // nil after Restored
+
+	// Work for Durable and Flush; the spares are the other half of a pair that is swapped.
+	waiting, spareWaiting []*Conn // have answers that wait for the disk
+	dones                 []done
+	touched, spareTouched []*Conn
+	pulls, sparePulls     []*session
+	condemned             []condemned
+	flushDue              bool
+	workLeft              bool
+
+	// Memory that is used again and again.
+	pool        chunkPool
+	pending     [][]byte
+	scratch     []byte
+	in          packet.Publish
+	storedOut   packet.Publish
+	injected    packet.Publish
+	ackIn       packet.Ack
+	ackOut      packet.Ack
+	subscribe   packet.Subscribe
+	unsubscribe packet.Unsubscribe
+	pub         publication
+	record      Record
+	encoded     []byte       // by encode
+	encodedOf   *publication // what it is
+	forms       [4]form
+	shared      []byte
+	ids         []uint32
 }
 
 // Events tells the owner of the core what happened, for its log lines and its credentials files. All are called in
@@ -29,8 +83,7 @@ type Events interface {
 	Refused(conn *Conn, reason packet.Reason, why string)
 }
 
-// ConnInfo is what the transport knows about a connection. The core hands it on and reads nothing but Anonymous,
-// which is for the answer to Login.
+// ConnInfo is what the transport knows about a connection. The core hands it on and reads nothing of it.
 type ConnInfo struct {
 	Remote    string // address and port
 	Listener  string
@@ -51,7 +104,8 @@ type Attachment struct {
 	Name    string
 	QueueID uint32 // the consumer in the log that gets the messages with QoS 1 and 2
 	Filters []AttachFilter
-	// Live is called in the loop for each message with QoS 0; it must not block, and copies what it keeps.
+	// Live is called in the loop for each message with QoS 0. It copies what it keeps, must not block, and must not
+	// call the Core. p.QoS is that of the publisher.
 	Live func(p *packet.Publish)
 }
 
@@ -67,80 +121,131 @@ type AttachFilter struct {
 // New returns a core without connections. Restore and Restored come next, before anything else.
 func New(cfg Config, log Log, events Events, now time.Time) *Core {
 	cfg.SetDefaults()
-	return &Core{cfg: cfg, log: log, events: events, now: now}
+	return &Core{
+		cfg: cfg, log: log, events: events, start: now, startWall: now.UnixMilli(), wall: now.UnixMilli(),
+		nextSave: saveInterval, nextDue: never,
+		sessions: map[string]*session{}, queues: map[uint32]*session{}, attachments: map[string]*attachment{},
+	}
 }
 
-// Restore takes one row of a state table as it was durable. key and value are not kept. A row that cannot be read is
-// an error and changes nothing: the caller reports it and goes on (D7).
-func (c *Core) Restore(t Table, key, value []byte) error { return nil }
-
-// Restored ends the restoring, also when there was nothing to restore: it opens the queues of the sessions and starts
-// the clocks of session expiry and wills. queues are the names of all consumers in the log; those of sessions that
-// do not exist are removed.
-func (c *Core) Restored(queues []string) error { return nil }
-
-// Accept makes a connection of a transport that has just been opened.
-func (c *Core) Accept(info ConnInfo) *Conn { return &Conn{core: c, info: info} }
-
-// Receive handles the whole packets at the front of b and returns how many bytes that were; nothing of b is kept.
-// The caller keeps the rest and gives it again, with more behind it. When conn is closing or lost, all of b is
-// consumed. It stops early when conn becomes [Conn.Paused].
-func (c *Core) Receive(conn *Conn, b []byte) (consumed int) { return len(b) }
-
-// Lost says that the transport of conn is gone, or that its owner has closed it because of [Conn.Closing]; it must be
-// called for every connection once, and is the last use of conn.
-func (c *Core) Lost(conn *Conn, why string) {}
-
 // Tick tells the time. It is called every round of the loop, at least once a second, before Receive.
-func (c *Core) Tick(now time.Time) {}
+func (c *Core) Tick(now time.Time) {
+	c.clock = max(c.clock, now.Sub(c.start))
+	c.wall = now.UnixMilli()
+	if c.clock >= c.nextSweep {
+		c.nextSweep = c.clock + time.Second
+		c.sweepConnections()
+		c.sweepRetained()
+		c.router.forgetOutdated()
+	}
+	c.expire()
+	if c.clock >= c.nextSave || c.workLeft {
+		c.nextSave = c.clock + saveInterval
+		c.saveRetained()
+	}
+}
 
-// Durable says that all records up to seq are on stable storage.
-func (c *Core) Durable(seq uint64) {}
-
-// LogFailed says that nothing more will become durable (D4): what waits is never acknowledged, its publishers are
-// closed; QoS 0, and QoS 1 and 2 without durable consumers, go on.
-func (c *Core) LogFailed(err error) {}
-
-// QueueReady says that Next of the queue with that ID may return an entry again.
-func (c *Core) QueueReady(queue uint32) {}
-
-// LoginResult is the answer to [Events.Login]. reason is for the client when ok is false.
-func (c *Core) LoginResult(conn *Conn, ok bool, reason packet.Reason) {}
+// sweepConnections closes those that have been silent for too long.
+func (c *Core) sweepConnections() {
+	for _, conn := range c.conns {
+		silent := c.clock - conn.seen
+		switch {
+		case conn.over:
+		case conn.Paused():
+			conn.seen = c.clock // it is we who do not listen
+		case conn.version == 0 && silent >= c.cfg.ConnectTimeout:
+			conn.end(packet.ReasonUnspecifiedError, "no CONNECT in time")
+		case conn.quiet > 0 && silent >= conn.quiet:
+			conn.close(packet.ReasonKeepAliveTimeout, "keep alive timeout") // [MQTT-3.1.2-22]
+		}
+	}
+}
 
 // SetAuthorizer replaces the authorizer; subscriptions that exist stay.
-func (c *Core) SetAuthorizer(a Authorizer) {}
-
-// Publish publishes a message from inside the process. Nothing of p is kept but Done. It may have any topic name
-// that is valid, those of $SYS included.
-func (c *Core) Publish(p *Inject) {}
-
-// Attach registers the filters of an attachment; an earlier one of that name is replaced. The filters must be valid
-// and the queue open.
-func (c *Core) Attach(a Attachment) error { return nil }
-
-// Detach ends an attachment; its queue is its owner's. It is not an error if there is none.
-func (c *Core) Detach(name string) {}
+func (c *Core) SetAuthorizer(a Authorizer) {
+	c.cfg.Authorizer = a
+	c.router.generation++ // what connections remember is outdated
+}
 
 // Flush ends a round: it fetches what queues have for clients with room, and calls write once for every connection
 // that has something new in [Conn.Pending], is new in [Conn.Closing], or is not [Conn.Paused] any more. write may call
 // Wrote and Lost, and for a connection that is not paused any more Receive with the bytes that were kept; what those
 // cause is flushed in the same call.
-func (c *Core) Flush(write func(*Conn)) {}
+func (c *Core) Flush(write func(*Conn)) {
+	for len(c.condemned) > 0 {
+		last := c.condemned[len(c.condemned)-1]
+		c.condemned = c.condemned[:len(c.condemned)-1]
+		last.conn.close(last.reason, "too slow: its queue is full")
+	}
+	pulls := c.pulls
+	c.pulls = c.sparePulls[:0]
+	for _, s := range pulls {
+		s.pulling = false
+		s.pull(c)
+	}
+	clear(pulls)
+	c.sparePulls = pulls[:0]
+	c.flushDue = false
+	for len(c.touched) > 0 {
+		touched := c.touched
+		c.touched = c.spareTouched[:0]
+		for _, conn := range touched {
+			conn.touched = false
+			conn.out.fresh = 0
+			if conn.place >= 0 {
+				write(conn)
+			}
+		}
+		clear(touched)
+		c.spareTouched = touched[:0]
+	}
+}
 
 // FlushDue reports that a connection has collected a whole chunk of output in this round, so that it is better to
 // Flush before the next Receive than at the end of the round.
-func (c *Core) FlushDue() bool { return false }
+func (c *Core) FlushDue() bool { return c.flushDue }
 
 // Busy reports that work was left for the next round: the loop should not sleep before it.
-func (c *Core) Busy() bool { return false }
+func (c *Core) Busy() bool {
+	return len(c.pulls) > 0 || len(c.touched) > 0 || len(c.condemned) > 0 || c.workLeft
+}
 
 // Drain begins the end: connections are read no more, and each is closed (5.0: with DISCONNECT and reason, usually
 // [packet.ReasonServerShuttingDown]) as soon as the acknowledgements it waits for have left. Sessions and wills stay
 // as they are in the log, for the next start.
-func (c *Core) Drain(reason packet.Reason) {}
+func (c *Core) Drain(reason packet.Reason) {
+	if c.draining {
+		return
+	}
+	for c.failed == nil && len(c.retained.unsaved) > 0 {
+		before := len(c.retained.unsaved)
+		c.saveRetained()
+		if len(c.retained.unsaved) == before {
+			break
+		}
+	}
+	c.workLeft = false
+	c.draining, c.drainReason = true, reason
+	for _, conn := range c.conns {
+		if conn.acks.len() > 0 {
+			continue
+		}
+		if conn.established {
+			conn.close(reason, "shutting down")
+		} else {
+			conn.reject(packet.ReasonServerUnavailable, "shutting down")
+		}
+	}
+}
 
 // Stats returns the counters and sizes.
-func (c *Core) Stats() Stats { return Stats{} }
+func (c *Core) Stats() Stats {
+	st := c.stats
+	st.Connections, st.Sessions, st.Subscriptions = len(c.conns), len(c.sessions), c.router.count
+	st.Retained, st.RetainedBytes = len(c.retained.byTopic), c.retained.bytes
+	st.MemoryBytes = c.memory()
+	return st
+}
 
 // Stats are the core's counters, since New, and its present sizes.
 type Stats struct {
@@ -155,6 +260,9 @@ type Stats struct {
 	DroppedSlow     uint64 // QoS 0, the reader was too slow
 	DroppedTooLarge uint64 // larger than the client accepts
 	DroppedExpired  uint64
-	DroppedWills    uint64 // the log was full or had failed
-	DroppedRetained uint64 // QoS 0 retained messages not kept: no room
+	DroppedWills    uint64 // not authorised any more, or not taken by the log
+	DroppedRetained uint64 // QoS 0 not kept, or not queued for a new subscription: no room
+
+	// Changes of sessions that nobody waits for (their end, a client's departure) and that the log did not take.
+	StateLost uint64
 }
