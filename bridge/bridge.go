@@ -2,7 +2,17 @@ package bridge
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"forebay/broker/packet"
+	"forebay/storage"
 )
 
 // Environment is what a bridge lives in. All fields are required.
@@ -13,20 +23,302 @@ type Environment struct {
 	Logger *slog.Logger
 }
 
-// Bridge connects the local broker with one upstream. Status may be called from any goroutine.
-type Bridge struct{}
+// Bridge connects the local broker with one upstream.
+type Bridge struct {
+	// Constant after New.
+	cfg       Config
+	env       Environment
+	log       *slog.Logger
+	name      string // attached as, and Origin: "bridge/" and the name
+	clientID  string
+	username  string
+	addresses []address
+	up        topicMap
+	patience  patience
+	dial      func(ctx context.Context, network, address string) (net.Conn, error)
+	accounts  accounts
+	live      liveBuffer
+	box       stateBox
+	safety    *safety
+	more      chan struct{} // the cursor or the live buffer has something
+	settled   chan struct{} // the broker has said something about downlink messages
+
+	cursor atomic.Pointer[storage.Cursor] // set by Attach
+
+	// Owned by Run.
+	backoff  backoff
+	forward  *forwarder
+	down     *downlink
+	versions map[string]packet.Version // by address; absent: 5.0
+	first    int                       // index of the address to try first
+	suspect  bool                      // the last link stalled: a new one has to prove itself
+	reported map[string]bool           // failures logged since the last stable connection
+	lostAt   time.Time
+	drops    dropWatch
+	told     string // the status published last
+	spare    []byte // empty buffer for the live buffer
+}
 
 // New checks cfg, on which SetDefaults has been called, and reads what the store knows about the bridge. It must be
 // called before anything is appended to the log (see storage.Log.Each).
-func New(cfg Config, env Environment) (*Bridge, error) { return &Bridge{}, nil }
+func New(cfg Config, env Environment) (*Bridge, error) {
+	var problems []error
+	cfg.Validate(func(path, problem string) { problems = append(problems, fmt.Errorf("%s: %s", path, problem)) })
+	if len(problems) > 0 {
+		return nil, fmt.Errorf("bridge: configuration of %q: %w", cfg.Name, errors.Join(problems...))
+	}
+	b := &Bridge{cfg: cfg, env: env, log: env.Logger.With("bridge", cfg.Name), name: "bridge/" + cfg.Name,
+		patience: defaultPatience(), dial: (&net.Dialer{}).DialContext,
+		more: make(chan struct{}, 1), settled: make(chan struct{}, 1),
+		backoff:  backoff{min: cfg.Reconnect.Min, max: cfg.Reconnect.Max, random: rand.Float64},
+		versions: map[string]packet.Version{}, reported: map[string]bool{}}
+	b.accounts.drops, b.accounts.examples = map[string]uint64{}, map[string]string{}
+	b.drops.episodes = map[string]*episode{}
+	b.live.wake = func() { signal(b.more) }
+	b.safety = newSafety(env.Log)
+	b.box.state, b.box.since = Down, time.Now()
+	if err := b.compile(); err != nil {
+		return nil, fmt.Errorf("bridge: configuration of %q: %w", cfg.Name, err)
+	}
+	return b, b.down.restore()
+}
+
+// compile turns the configuration into what Run works with.
+func (b *Bridge) compile() error {
+	for _, text := range b.cfg.Addresses {
+		a, err := parseAddress(text)
+		if err != nil {
+			return err
+		}
+		b.addresses = append(b.addresses, a)
+	}
+	var down topicMap
+	var err error
+	if b.clientID, err = expandSite(b.cfg.ClientID, b.env.Site); err != nil {
+		return fmt.Errorf("client_id: %w", err)
+	}
+	if b.username, err = expandSite(b.cfg.Username, b.env.Site); err != nil {
+		return fmt.Errorf("username: %w", err)
+	}
+	if b.up, err = compileUp(b.cfg.Up, b.env.Site); err != nil {
+		return err
+	}
+	if down, err = compileDown(b.cfg.Down, b.env.Site); err != nil {
+		return err
+	}
+	b.down = &downlink{name: b.name, clientID: b.clientID, broker: b.env.Broker, log: b.env.Log, rules: down,
+		accounts: &b.accounts, safety: b.safety, wake: func() { signal(b.settled) },
+		inbound: map[uint16]*inboundID{}, pending: map[uint16][]int{}}
+	return nil
+}
+
+// signal leaves a token in a channel that holds one.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
 
 // Attach makes the bridge a durable consumer: from its return on every matching message is kept for the upstream.
 // Call it after New and before the broker lets clients in. Run does it if it has not been done.
-func (b *Bridge) Attach() error { return nil }
+func (b *Bridge) Attach() error {
+	if b.cursor.Load() != nil {
+		return nil
+	}
+	limits := storage.Limits{MaxBytes: b.cfg.Queue.MaxSize, MaxCount: b.cfg.Queue.MaxCount, MaxAge: b.cfg.Queue.MaxAge,
+		WhenFull: policies[b.cfg.Queue.WhenFull]}
+	filters := make([]Filter, len(b.up))
+	for i, r := range b.up {
+		filters[i] = Filter{Filter: r.filter.text, MaxQoS: r.qos, Lift: byte(b.cfg.Up[i].Lift), NoLocal: true}
+	}
+	cursor, err := b.env.Broker.Attach(b.name, limits, filters, b.live.put)
+	if err != nil {
+		return fmt.Errorf("bridge: attach %q: %w", b.cfg.Name, err)
+	}
+	cursor.SetNotify(func() { signal(b.more) })
+	b.drops.last = cursor.Stats().Dropped
+	b.forward = newForwarder(cursor, b.up, b.safety, &b.accounts)
+	b.cursor.Store(cursor)
+	return nil
+}
 
 // Run connects and serves until ctx ends. It never detaches: messages go on being kept. Call it once. It returns when
 // all its goroutines are gone.
-func (b *Bridge) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (b *Bridge) Run(ctx context.Context) error {
+	if err := b.Attach(); err != nil {
+		return err
+	}
+	waiting, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	wg.Go(func() { b.safety.run(waiting) })
+	defer wg.Wait()
+	defer stop()
+	b.lostAt = time.Now()
+	b.setState(Connecting, "")
+	for ctx.Err() == nil {
+		b.sleep(ctx, b.visit(ctx))
+	}
+	b.setState(Down, "")
+	return nil
+}
 
-// Status returns a snapshot. It may be called from any goroutine, before, while and after Run.
-func (b *Bridge) Status() Status { return Status{} }
+// sleep waits, keeping the status fresh.
+func (b *Bridge) sleep(ctx context.Context, wait time.Duration) {
+	timer, tick := time.NewTimer(wait), time.NewTicker(b.patience.status)
+	defer timer.Stop()
+	defer tick.Stop()
+	for {
+		select {
+		case <-timer.C:
+			return
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			b.look()
+		}
+	}
+}
+
+// look watches the counters.
+func (b *Bridge) look() {
+	b.drops.look(time.Now(), b.dropped(), b.accounts.lastExample, b.log)
+	b.tellStatus()
+}
+
+// visit tries the addresses in turn and serves the first that accepts us. It returns how long to wait before the next
+// visit.
+func (b *Bridge) visit(ctx context.Context) time.Duration {
+	for i := range b.addresses {
+		at := (b.first + i) % len(b.addresses)
+		a := b.addresses[at]
+		b.box.at(a.text, "")
+		c, err := b.introduce(ctx, a)
+		if ctx.Err() != nil {
+			if err == nil {
+				c.close()
+			}
+			return 0
+		}
+		if err == nil {
+			return b.attend(ctx, c, at)
+		}
+		why := explain(err)
+		b.setState(b.away(), why)
+		if i < len(b.addresses)-1 {
+			b.report("cannot connect to the upstream", a, err, "next", b.addresses[(at+1)%len(b.addresses)].text)
+			continue
+		}
+		wait := b.backoff.next()
+		b.report("cannot connect to the upstream", a, err, "retry_in", rounded(wait))
+		b.first = 0
+		return wait
+	}
+	panic("BUG: bridge: no addresses")
+}
+
+// away is the state without a connection.
+func (b *Bridge) away() State {
+	if b.suspect {
+		return Stalled
+	}
+	return Down
+}
+
+func rounded(d time.Duration) time.Duration { return d.Round(10 * time.Millisecond) }
+
+// attend serves c to its end and returns how long to wait before the next visit.
+func (b *Bridge) attend(ctx context.Context, c *conn, at int) time.Duration {
+	began := time.Now()
+	err := b.serve(ctx, c)
+	c.close()
+	if ctx.Err() != nil && err == nil {
+		return 0
+	}
+	b.lostAt = time.Now()
+	b.suspect = errors.Is(err, errStalled)
+	stable := !b.suspect && time.Since(began) >= b.patience.stable
+	b.first = at + 1 // an address that does not hold gives the next one a chance
+	if stable {
+		b.backoff.reset()
+		b.first = 0
+		clear(b.reported)
+	}
+	b.setState(b.away(), explain(err))
+	wait := b.backoff.next()
+	b.report("connection to the upstream lost", c.address, err, "retry_in", rounded(wait))
+	return wait
+}
+
+// report logs a failure, once per episode.
+func (b *Bridge) report(what string, a address, err error, next string, value any) {
+	why := explain(err)
+	key := what + a.text + why
+	if b.reported[key] {
+		return
+	}
+	if len(b.reported) >= 100 {
+		clear(b.reported)
+	}
+	b.reported[key] = true
+	b.log.Warn(what, "address", a.text, "why", why, next, value)
+}
+
+// introduce connects to a with the newest protocol it speaks, and in a way that leaves no session behind that we know
+// nothing about.
+func (b *Bridge) introduce(ctx context.Context, a address) (*conn, error) {
+	hello, err := b.hello(a)
+	if err != nil {
+		return nil, err
+	}
+	c, err := b.connect(ctx, a, hello)
+	var refused *refusedError
+	old := errors.As(err, &refused) && refused.reason == packet.ReasonUnsupportedProtocolVersion
+	if hello.Version == packet.V5 && (old || errors.Is(err, errSilentClose)) {
+		hello.Version, hello.Properties = packet.V311, packet.ConnectProperties{}
+		var second error
+		if c, second = b.connect(ctx, a, hello); second == nil {
+			b.versions[a.text] = packet.V311
+			b.log.Info("the upstream does not speak MQTT 5.0, going on with 3.1.1", "address", a.text)
+		}
+		if old || second == nil {
+			err = second
+		}
+	}
+	if err != nil {
+		delete(b.versions, a.text)
+		return nil, err
+	}
+	if hello.Version == packet.V311 && hello.CleanStart {
+		// Before 5.0 a clean session ends with its connection: this one only removed the old session.
+		c.close()
+		hello.CleanStart = false
+		if c, err = b.connect(ctx, a, hello); err != nil {
+			return nil, err
+		}
+	}
+	c.peer.sessionPresent = c.peer.sessionPresent && b.down.known
+	return c, nil
+}
+
+// hello is our CONNECT.
+func (b *Bridge) hello(a address) (*packet.Connect, error) {
+	p := &packet.Connect{Version: packet.V5, CleanStart: !b.down.known, KeepAlive: uint16(b.cfg.KeepAlive / time.Second),
+		ClientID: []byte(b.clientID), HasUsername: b.username != "", Username: []byte(b.username)}
+	if v, ok := b.versions[a.text]; ok {
+		p.Version = v
+	}
+	if b.cfg.PasswordFile != "" {
+		password, err := readSecret(b.cfg.PasswordFile)
+		if err != nil {
+			return nil, err
+		}
+		p.HasPassword, p.Password = true, password
+	}
+	if p.Version == packet.V5 {
+		// The session outlives every message in the queue, but a gateway that is scrapped leaves none for ever.
+		p.Properties = packet.ConnectProperties{SessionExpiry: uint32(min(b.cfg.Queue.MaxAge/time.Second, 1<<32-2)),
+			ReceiveMaximum: inboundWindow, MaximumPacketSize: maxInbound}
+	}
+	return p, nil
+}

@@ -1,6 +1,11 @@
 package bridge
 
-import "time"
+import (
+	"encoding/json"
+	"maps"
+	"sync"
+	"time"
+)
 
 // State says what the link to the upstream is worth.
 type State string
@@ -32,4 +37,101 @@ type Backlog struct {
 	Count  int64      `json:"count"`
 	Bytes  int64      `json:"bytes"`
 	Oldest *time.Time `json:"oldest,omitempty"` // arrival of the oldest
+}
+
+// stateBox is the part of Status that changes with the link.
+type stateBox struct {
+	mu sync.Mutex
+
+	// Guarded by mu.
+	state     State
+	since     time.Time
+	address   string
+	protocol  string
+	lastError string
+}
+
+// set changes the state and reports whether it is another than before. An empty why keeps the last error, Up clears
+// it.
+func (s *stateBox) set(state State, why string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if why != "" || state == Up {
+		s.lastError = why
+	}
+	if s.state == state {
+		return false
+	}
+	s.state, s.since = state, time.Now()
+	return true
+}
+
+// at notes the address that is tried or served, and the protocol once it is known.
+func (s *stateBox) at(address, protocol string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.address, s.protocol = address, protocol
+}
+
+// Status returns a snapshot. It may be called from any goroutine, before, while and after Run.
+func (b *Bridge) Status() Status {
+	s := Status{Name: b.cfg.Name, Forwarded: b.accounts.forwarded.Load(), Received: b.accounts.received.Load(), Dropped: b.dropped()}
+	b.box.mu.Lock()
+	s.State, s.Since, s.Address, s.Protocol, s.LastError = b.box.state, b.box.since, b.box.address, b.box.protocol, b.box.lastError
+	b.box.mu.Unlock()
+	if cursor := b.cursor.Load(); cursor != nil {
+		q := cursor.Stats()
+		s.Backlog = Backlog{Count: q.Count, Bytes: q.Bytes}
+		if q.Count > 0 && q.Oldest > 0 {
+			oldest := time.UnixMilli(q.Oldest)
+			s.Backlog.Oldest = &oldest
+		}
+	}
+	return s
+}
+
+// dropped gathers the drops by cause from the places that count them.
+func (b *Bridge) dropped() map[string]uint64 {
+	counts := b.accounts.snapshot()
+	if offline, overflow := b.live.dropped(); offline+overflow > 0 {
+		counts[dropOffline], counts[dropOverflow] = offline, overflow
+	}
+	if cursor := b.cursor.Load(); cursor != nil {
+		for cause, n := range cursor.Stats().Dropped {
+			counts[cause] += n
+		}
+	}
+	maps.DeleteFunc(counts, func(_ string, n uint64) bool { return n == 0 })
+	return counts
+}
+
+// setState changes the state and, if it is another than before, tells the broker's subscribers.
+func (b *Bridge) setState(state State, why string) {
+	if !b.box.set(state, why) {
+		return
+	}
+	connected := "0"
+	if state == Up {
+		connected = "1"
+	}
+	b.tell("$SYS/broker/connection/"+b.cfg.Name+"/state", []byte(connected))
+	b.tellStatus()
+}
+
+// tellStatus publishes the status unless it is what was published last. Run's goroutine only.
+func (b *Bridge) tellStatus() {
+	text, err := json.Marshal(b.Status())
+	if err != nil {
+		panic("BUG: bridge: status: " + err.Error())
+	}
+	if string(text) == b.told {
+		return
+	}
+	b.told = string(text)
+	b.tell("$SYS/forebay/bridges/"+b.cfg.Name, text)
+}
+
+// tell publishes a retained message about the bridge itself. Should the broker have no room, the next one says more.
+func (b *Bridge) tell(topic string, payload []byte) {
+	b.env.Broker.Publish(&Message{Topic: topic, Payload: payload, Retain: true}, func(error) {})
 }

@@ -1,0 +1,292 @@
+package bridge
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"time"
+
+	"forebay/broker/packet"
+)
+
+// serve uses one connection until it breaks or ctx ends, when it takes leave and returns nil. The caller closes c.
+func (b *Bridge) serve(ctx context.Context, c *conn) error {
+	now := time.Now()
+	l := &link{conn: c, up: now, now: now, sent: now, heard: now}
+	err := b.resume(ctx, l)
+	if err == nil {
+		b.live.setOpen(true)
+		b.cursor.Load().SetLive(true)
+		err = b.rounds(ctx, l)
+		b.cursor.Load().SetLive(false)
+		b.live.setOpen(false)
+	}
+	var broken *brokenError
+	var malformed *packet.Error
+	switch {
+	case ctx.Err() != nil && (err == nil || errors.Is(err, context.Cause(ctx))):
+		b.leave(l, packet.ReasonNormalDisconnection)
+		return nil
+	case errors.As(err, &broken):
+		b.leave(l, packet.ReasonProtocolError)
+	case errors.As(err, &malformed):
+		b.leave(l, malformed.Reason) // [MQTT-4.13.1-1]
+	}
+	return err
+}
+
+// resume takes the session up where the last link left it.
+func (b *Bridge) resume(ctx context.Context, l *link) error {
+	if err := b.down.resume(ctx, l, b.settled); err != nil {
+		return err
+	}
+	if err := b.forward.resume(ctx, l); err != nil {
+		return err
+	}
+	b.down.subscribe(l, b.forward)
+	b.box.at(l.address.text, l.peer.version.String())
+	session := "new"
+	if l.peer.sessionPresent {
+		session = "resumed"
+	}
+	b.log.Info("connected to the upstream", "address", l.address.text, "protocol", l.peer.version, "session", session,
+		"backlog", b.cursor.Load().Stats().Count, "away", time.Since(b.lostAt).Round(time.Second))
+	return nil
+}
+
+// rounds is the life of a link: gather what can be sent, then wait for whatever comes first. It returns nil when ctx
+// has ended and everything is settled that could be within the time for it.
+func (b *Bridge) rounds(ctx context.Context, l *link) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	look := l.now.Add(b.patience.status)
+	var leaveAt time.Time // when stopping
+	stopping := ctx.Done()
+	refused := false
+	for {
+		l.now = time.Now()
+		switch {
+		case stopping == nil:
+			if b.idle() || !l.now.Before(leaveAt) {
+				return nil
+			}
+		default:
+			b.gather(l)
+		}
+		if err := l.probe(b.patience.ping); err != nil {
+			return err
+		}
+		if l.due > 0 && l.now.Sub(l.progress) >= b.patience.ack {
+			return errStalled
+		}
+		b.judge(l)
+		refused = b.reportRefusal(refused)
+		if !l.now.Before(look) {
+			b.look()
+			look = l.now.Add(b.patience.status)
+		}
+		timer.Reset(b.nextDue(l, look, leaveAt).Sub(l.now))
+
+		var out chan<- []byte
+		if len(l.gathering) > 0 {
+			out = l.out
+		}
+		var in <-chan []byte
+		if len(l.gathering) < clogged && len(b.down.answers) <= inboundWindow {
+			in = l.in
+		}
+		select {
+		case out <- l.gathering:
+			l.handed()
+		case buf := <-l.written:
+			l.regain(buf)
+		case batch := <-in:
+			used, err := b.receive(l, batch)
+			if err != nil {
+				return err
+			}
+			l.taken <- used
+		case err := <-l.broken:
+			return err
+		case <-b.more:
+		case <-b.settled:
+			b.down.settle(l)
+		case err := <-b.safety.reached:
+			if err := b.keep(l, err); err != nil {
+				return err
+			}
+		case <-timer.C:
+		case <-stopping:
+			stopping, leaveAt = nil, l.now.Add(b.patience.goodbye)
+		}
+	}
+}
+
+// gather collects what can be sent.
+func (b *Bridge) gather(l *link) {
+	b.down.offerAgain(l)
+	if len(l.gathering) >= fullBatch {
+		return
+	}
+	batch := b.live.take(b.spare)
+	b.forward.sendLive(l, batch)
+	b.spare = batch[:0]
+	b.forward.pull(l)
+}
+
+// idle reports that nothing is half way.
+func (b *Bridge) idle() bool {
+	return b.forward.messages == 0 && b.down.open == 0 && len(b.safety.promises) == 0
+}
+
+// judge decides whether the link deserves to be called up.
+func (b *Bridge) judge(l *link) {
+	if b.suspect && !l.proven && l.due > 0 {
+		return // the last one accepted everything and acknowledged nothing
+	}
+	b.suspect = b.suspect && !l.proven
+	why := ""
+	if b.forward.refused {
+		why = "the upstream refuses messages for now: " + b.forward.reason.String()
+	}
+	b.setState(Up, why)
+}
+
+// reportRefusal logs the beginning and the end of pauses that the upstream asked for. They are over when it has
+// acknowledged something again.
+func (b *Bridge) reportRefusal(before bool) bool {
+	now := b.forward.refused || before && b.forward.pause > 0
+	if now && !before {
+		b.log.Warn("the upstream refuses messages for now, they wait", "why", b.forward.reason)
+	}
+	if before && !now {
+		b.log.Info("the upstream takes messages again")
+	}
+	return now
+}
+
+// nextDue is when rounds has something to do even if nothing happens.
+func (b *Bridge) nextDue(l *link, look, leaveAt time.Time) time.Time {
+	next := earlier(look, l.nextProbe(b.patience.ping))
+	if l.due > 0 {
+		next = earlier(next, l.progress.Add(b.patience.ack))
+	}
+	if b.forward.refused && b.forward.messages == 0 {
+		next = earlier(next, b.forward.until)
+	}
+	if !b.down.retry.IsZero() {
+		next = earlier(next, b.down.retry)
+	}
+	if !leaveAt.IsZero() {
+		next = earlier(next, leaveAt)
+	}
+	return next
+}
+
+// keep does what the store now allows. err is the store's.
+func (b *Bridge) keep(l *link, err error) error {
+	promises := b.safety.take(err)
+	if err != nil {
+		return err
+	}
+	for _, p := range promises {
+		switch p.kind {
+		case release:
+			b.forward.keep(l, p)
+		case complete:
+			b.down.keep(l, p)
+		}
+	}
+	return nil
+}
+
+// receive takes the whole packets at the front of batch, which it does not keep, and returns their length.
+func (b *Bridge) receive(l *link, batch []byte) (int, error) {
+	l.heard = l.now
+	used := 0
+	for {
+		f, n, err := packet.Next(batch[used:], l.peer.version, maxInbound)
+		if err != nil || n == 0 {
+			return used, err
+		}
+		if err := b.onPacket(l, f); err != nil {
+			return used, err
+		}
+		used += n
+	}
+}
+
+// onPacket takes one packet. f is valid during the call only.
+func (b *Bridge) onPacket(l *link, f packet.Frame) error {
+	switch f.Type() {
+	case packet.PUBLISH:
+		return b.down.onPublish(l, f)
+	case packet.PUBACK, packet.PUBREC, packet.PUBREL, packet.PUBCOMP:
+		a, err := decodeAck(f, l.peer.version)
+		if err != nil {
+			return err
+		}
+		if a.Type == packet.PUBREL {
+			return b.down.onPubrel(l, a.PacketID)
+		}
+		return b.forward.onAck(l, &a)
+	case packet.SUBACK:
+		var a packet.Suback
+		if err := a.Decode(f, l.peer.version); err != nil {
+			return err
+		}
+		refused, err := b.down.onSuback(l, b.forward, &a)
+		for _, why := range refused {
+			b.log.Warn("the upstream refuses a subscription: nothing comes down through it", "filter", why)
+		}
+		return err
+	case packet.PINGRESP:
+		l.pinged = time.Time{}
+		return nil
+	case packet.DISCONNECT:
+		var d packet.Disconnect
+		if err := d.Decode(f, l.peer.version); err != nil {
+			return err
+		}
+		return &goneError{d.Reason, printable(d.ReasonString)}
+	}
+	return &brokenError{f.Type().String() + " from a server, unasked"}
+}
+
+// decodeAck reads a PUBACK, PUBREC, PUBREL or PUBCOMP. A refusal for a reason that the standard does not list for the
+// packet is a refusal all the same: ending the connection over it would bring the same message and answer again.
+func decodeAck(f packet.Frame, v packet.Version) (packet.Ack, error) {
+	var a packet.Ack
+	err := a.Decode(f, v)
+	if err == nil || v != packet.V5 || len(f.Body) < 3 || f.Body[2] < 0x80 {
+		return a, err
+	}
+	if id := binary.BigEndian.Uint16(f.Body); id != 0 {
+		return packet.Ack{Type: f.Type(), PacketID: id, Reason: packet.Reason(f.Body[2])}, nil
+	}
+	return a, err
+}
+
+// leave sends DISCONNECT behind what has been gathered, as far as that is possible in the time for it.
+func (b *Bridge) leave(l *link, reason packet.Reason) {
+	if reason == packet.ReasonNormalDisconnection || l.peer.version == packet.V5 {
+		d := packet.Disconnect{Reason: reason}
+		l.gathering = d.Append(l.gathering, l.peer.version)
+	}
+	timer := time.NewTimer(b.patience.goodbye)
+	defer timer.Stop()
+	for out := l.out; ; {
+		select {
+		case out <- l.gathering:
+			out = nil
+		case <-l.written:
+			if out == nil {
+				return
+			}
+		case <-l.broken:
+			return
+		case <-timer.C:
+			return
+		}
+	}
+}
