@@ -199,7 +199,7 @@ func (t *TagConfig) validateWrite(at scope, r register) {
 	if t.Writable {
 		switch {
 		case r.table == DiscreteInput || r.table == InputRegister:
-			at.problem("writable", "a %s cannot be written: only coils and holding registers can", r.table)
+			at.problem("writable", "the %s table cannot be written: only coils and holding registers can", r.table)
 		case r.size == 8:
 			at.problem("writable", "%s is half a register: writing it would overwrite the other half", t.Type)
 		}
