@@ -20,12 +20,15 @@ var (
 // FullError says that a record was refused because of a limit. Nothing of the
 // record was appended.
 type FullError struct {
-	Consumer string // the consumer that is full; empty: the store itself (Config.MaxSize)
-	Limit    string // "bytes", "count" or "store"
+	Consumer string // the consumer that is full; empty: the store itself
+	Limit    string // of the consumer "bytes" or "count"; of the store "store" (Config.MaxSize) or "waiting" (the disk does not keep up)
 }
 
 func (e *FullError) Error() string {
-	if e.Consumer == "" {
+	switch {
+	case e.Limit == "waiting":
+		return "storage: full: the disk does not keep up"
+	case e.Consumer == "":
 		return "storage: full: max_size of the store reached"
 	}
 	return fmt.Sprintf("storage: full: consumer %q reached its limit of %s", e.Consumer, e.Limit)

@@ -83,3 +83,10 @@ type Limits struct {
 	MaxAge   time.Duration // older ones are dropped when their turn comes, and counted as "age"
 	WhenFull Policy
 }
+
+// The causes that the store itself counts drops under; see CursorStats.
+const (
+	CauseFull    = "full"    // a limit was reached, and the policy says drop
+	CauseAge     = "age"     // older than Limits.MaxAge
+	CauseDamaged = "damaged" // could not be read back
+)

@@ -1,28 +1,133 @@
 package storage
 
 import (
-	"bytes"
 	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
 	"sync"
+	"time"
 )
 
 // Log is the durable log and the state tables. All its methods may be called
 // from any goroutine.
 type Log struct {
+	// Constant after Open.
+	cfg    Config
+	dir    *directory
+	log    *slog.Logger
 	safeFn func(Seq, error)
+	tune   tuning
+	kick   chan struct{} // tells the committer to look again; capacity 1
+	stop   chan struct{} // closed when the reader shall end
+	wake   chan struct{} // tells the reader of requests; capacity 1
+	ended  sync.WaitGroup
 
-	mu      sync.Mutex
-	closed  bool
-	seq     Seq
-	cursors map[string]*Cursor
-	byID    map[ConsumerID]*Cursor
-	tables  map[Table]map[string][]byte
-	kick    chan struct{}
-	done    chan struct{}
+	// Owned by the committer.
+	w    *writer // the current segment; nil until something is committed
+	told bool    // that the log has failed
+
+	// Owned by whoever writes the state file: Open, then the checkpoint
+	// goroutine of which at most one exists.
+	state *stateFile
+
+	// Guarded by mu, which is never held over disk I/O or foreign code.
+	mu           sync.Mutex
+	closing      bool
+	closed       bool
+	failed       error // wraps ErrFailed
+	seq          Seq   // the last one given out
+	safe         Seq
+	safeCh       chan struct{} // closed at the next advance of safe, if somebody waits
+	nextID       ConsumerID
+	cursors      map[string]*Cursor
+	byID         map[ConsumerID]*Cursor
+	rows         map[string]row // changed since the last checkpoint
+	rowBytes     int
+	open         []*chunk  // appended, not taken by the committer
+	slab         []byte    // free space behind the last open chunk
+	waiting      int64     // bytes in open and in the commit under way
+	urgent       bool      // something in open wants to be committed now
+	deadline     time.Time // when the rest must be committed; zero: no such time
+	safeMoved    bool      // safe advanced and safeFn was not told
+	marked       []*Cursor
+	marksDue     bool // a mark waits that must become durable, not merely ride along
+	tail         []*chunk
+	tailSize     int
+	segments     map[uint32]*segment
+	current      *segment // where open will go
+	requests     []*Cursor
+	windows      int // bytes in the windows of all cursors
+	point        pointState
+	lazy         lazyState
+	damaged      int
+	diskRest     int64     // bytes of the state file
+	diskSegments int64     // sum of segment.size
+	taken        []*Cursor // scratch of appendLocked
 }
+
+// segment is what is known of one segment file without opening it. Guarded by
+// Log.mu.
+type segment struct {
+	id     uint32
+	size   int64 // bytes on disk; of the current one: as of the last commit
+	filled int64 // bytes appended, committed or not
+	last   Seq   // of the last record, once sealed
+	sealed bool
+	users  int     // cursors that still need something from it
+	bad    bool    // set aside
+	writer *writer // while it is written to
+}
+
+// chunk is a run of records in the encoding of the file. While it is in the
+// tail, cursors read from it directly.
+type chunk struct {
+	first   Seq
+	buf     []byte    // frames; only ever appended to until the committer takes it
+	cursors []*Cursor // that have refs into it
+	cost    int       // bytes of memory, the refs included
+	out     []byte    // what the committer writes of buf: all, or less with MaxAckDelay
+}
+
+// row is a table change on its way to the state file.
+type row struct {
+	value   []byte
+	deleted bool
+}
+
+// tuning are the sizes that tests make small.
+type tuning struct {
+	segment    int64
+	slab       int
+	tail       int
+	windows    int // bytes that all windows may take together
+	checkpoint time.Duration
+	records    int // appended, after which a checkpoint is due
+	marks      time.Duration
+	rotate     int64 // a drained segment of this size is given up
+	now        func() time.Time
+}
+
+func defaults() tuning {
+	return tuning{
+		segment:    segmentSize,
+		slab:       256 << 10,
+		tail:       8 << 20,
+		windows:    8 << 20,
+		checkpoint: 5 * time.Second,
+		records:    50_000,
+		marks:      900 * time.Millisecond,
+		rotate:     1 << 20,
+		now:        time.Now,
+	}
+}
+
+// reserved is how much of MaxSize is kept for what must be written so that
+// space can come back: acknowledgements and checkpoints.
+const reserved = 2 << 20
 
 // Open locks the directory (ErrLocked if another process holds it), recovers
 // what was appended before, and starts the committer. A damaged store opens;
@@ -33,16 +138,26 @@ type Log struct {
 // each advance of Safe; and once with a non-nil error when the log has failed
 // (D4), after which it is not called again. It must not block. It may be nil.
 func Open(cfg Config, log *slog.Logger, safe func(Seq, error)) (*Log, error) {
-	l := &Log{safeFn: safe, cursors: map[string]*Cursor{}, byID: map[ConsumerID]*Cursor{},
-		tables: map[Table]map[string][]byte{}, kick: make(chan struct{}, 1), done: make(chan struct{})}
-	go func() {
-		defer close(l.done)
-		for range l.kick {
-			if s := l.Safe(); l.safeFn != nil {
-				l.safeFn(s, nil)
-			}
-		}
-	}()
+	return open(cfg, log, safe, &directory{path: cfg.Path}, defaults())
+}
+
+func open(cfg Config, log *slog.Logger, safe func(Seq, error), dir *directory, tune tuning) (*Log, error) {
+	// A small store must rotate early, or drained space could not come back.
+	tune.segment = min(tune.segment, max(cfg.MaxSize/8, 1<<20))
+	l := &Log{
+		cfg: cfg, dir: dir, log: log, safeFn: safe, tune: tune,
+		kick: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: make(chan struct{}),
+		cursors: map[string]*Cursor{}, byID: map[ConsumerID]*Cursor{},
+		rows: map[string]row{}, segments: map[uint32]*segment{},
+	}
+	if err := dir.openLocked(); err != nil {
+		return nil, err
+	}
+	if err := l.recover(); err != nil {
+		return nil, errors.Join(err, dir.close())
+	}
+	l.ended.Go(l.commitLoop)
+	l.ended.Go(l.readLoop)
 	return l, nil
 }
 
@@ -51,61 +166,51 @@ func Open(cfg Config, log *slog.Logger, safe func(Seq, error)) (*Log, error) {
 // or before. Calling it again returns ErrClosed.
 func (l *Log) Close() error {
 	l.mu.Lock()
-	if l.closed {
+	if l.closing {
 		l.mu.Unlock()
 		return ErrClosed
 	}
-	l.closed = true
-	close(l.kick)
+	l.closing = true
 	l.mu.Unlock()
-	<-l.done
+	close(l.stop)
+	l.kickCommitter()
+	l.ended.Wait()
+
+	l.mu.Lock()
+	l.closed = true
+	err := l.failed
+	l.wakeWaiters()
+	l.mu.Unlock()
+	if l.w != nil {
+		err = errors.Join(err, l.w.close())
+	}
+	return errors.Join(err, l.state.close(), l.dir.close())
+}
+
+func (l *Log) kickCommitter() {
+	select {
+	case l.kick <- struct{}{}:
+	default: // it will look anyway
+	}
+}
+
+// usable returns why nothing can be appended, or nil. l.mu is held.
+func (l *Log) usable() error {
+	switch {
+	case l.closing:
+		return ErrClosed
+	case l.failed != nil:
+		return l.failed
+	}
 	return nil
 }
 
-// Append copies r (nothing of r is kept) and never waits for the disk. After a
-// crash all of r is there or nothing. Each delivery gets its consumer's next n.
-//
-// Errors: *FullError (a consumer with policy Reject, or the store, is full:
-// nothing was appended), ErrFailed, ErrClosed, or a record beyond the limits
-// of this package. A consumer at its limit with DropNewest is left out and
-// counted; with DropOldest its oldest unread entries go and are counted.
-// Deliveries to a consumer that no longer exists are left out.
-func (l *Log) Append(r *Record) (Seq, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
-		return 0, ErrClosed
+// wakeWaiters lets everybody in WaitSafe look again. l.mu is held.
+func (l *Log) wakeWaiters() {
+	if l.safeCh != nil {
+		close(l.safeCh)
+		l.safeCh = nil
 	}
-	l.seq++
-	m := bytes.Clone(r.Message)
-	for _, c := range r.Changes {
-		t := l.tables[c.Table]
-		if t == nil {
-			t = map[string][]byte{}
-			l.tables[c.Table] = t
-		}
-		if c.Value == nil {
-			delete(t, string(c.Key))
-		} else {
-			t[string(c.Key)] = bytes.Clone(c.Value)
-		}
-	}
-	for _, d := range r.Deliveries {
-		c := l.byID[d.Consumer]
-		if c == nil {
-			continue
-		}
-		c.n++
-		c.entries = append(c.entries, Entry{N: c.n, Seq: l.seq, Time: r.Time, Options: d.Options, Extra: bytes.Clone(d.Extra), Message: m})
-		if c.notify != nil {
-			c.notify()
-		}
-	}
-	select {
-	case l.kick <- struct{}{}:
-	default:
-	}
-	return l.seq, nil
 }
 
 // Safe returns the highest Seq such that it and every record before it is on
@@ -113,23 +218,44 @@ func (l *Log) Append(r *Record) (Seq, error) {
 func (l *Log) Safe() Seq {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.seq
+	return l.safe
 }
 
 // WaitSafe waits until Safe has reached s. It returns the context's error,
 // ErrFailed or ErrClosed when that will not be seen.
-func (l *Log) WaitSafe(ctx context.Context, s Seq) error { return nil }
-
-// Each calls fn for every row of t as recovered by Open, in no particular
-// order, until fn returns an error, which it returns. Call it only before the
-// first Append. Key and value are valid during the call only.
-func (l *Log) Each(t Table, fn func(key, value []byte) error) error {
-	for k, v := range l.tables[t] {
-		if err := fn([]byte(k), v); err != nil {
+func (l *Log) WaitSafe(ctx context.Context, s Seq) error {
+	for {
+		l.mu.Lock()
+		var err error
+		switch {
+		case l.safe >= s:
+			l.mu.Unlock()
+			return nil
+		case l.failed != nil:
+			err = l.failed
+		case l.closed:
+			err = ErrClosed
+		case l.safeCh == nil:
+			l.safeCh = make(chan struct{})
+		}
+		ch := l.safeCh
+		l.mu.Unlock()
+		if err != nil {
 			return err
 		}
+		select {
+		case <-ch:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	return nil
+}
+
+// Each calls fn for every row of t as recovered by Open, in order of their
+// keys, until fn returns an error, which it returns. Call it only before the
+// first Append. Key and value are valid during the call only.
+func (l *Log) Each(t Table, fn func(key, value []byte) error) error {
+	return l.state.each(t, fn)
 }
 
 // OpenConsumer finds or creates the consumer of that name. Its creation is
@@ -137,22 +263,31 @@ func (l *Log) Each(t Table, fn func(key, value []byte) error) error {
 // per consumer; calling it again returns the same Cursor with new limits,
 // which count from now on. The name is 1 to 1024 bytes.
 func (l *Log) OpenConsumer(name string, limits Limits) (*Cursor, Seq, error) {
+	if len(name) == 0 || len(name) > maxName {
+		return nil, 0, fmt.Errorf("storage: open consumer: name of %d bytes", len(name))
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed {
-		return nil, 0, ErrClosed
+	if err := l.usable(); err != nil {
+		return nil, 0, err
 	}
 	if c := l.cursors[name]; c != nil {
+		c.limits = limits
 		return c, 0, nil
 	}
-	l.seq++
-	c := &Cursor{log: l, name: name, id: ConsumerID(l.seq), state: map[uint64]byte{}}
-	l.cursors[name], l.byID[c.id] = c, c
-	select {
-	case l.kick <- struct{}{}:
-	default:
-	}
-	return c, l.seq, nil
+	l.nextID++
+	c := newCursor(l, l.nextID, name)
+	c.limits = limits
+	l.addCursor(c)
+	return c, l.appendControl(frameCreate, c.id, name), nil
+}
+
+const maxName = 1024
+
+// addCursor puts c where it is found. l.mu is held.
+func (l *Log) addCursor(c *Cursor) {
+	l.cursors[c.name], l.byID[c.id] = c, c
+	l.touch(c)
 }
 
 // RemoveConsumer forgets the consumer of that name, durably when Safe reaches
@@ -162,15 +297,49 @@ func (l *Log) OpenConsumer(name string, limits Limits) (*Cursor, Seq, error) {
 func (l *Log) RemoveConsumer(name string) (Seq, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if err := l.usable(); err != nil {
+		return 0, err
+	}
 	c := l.cursors[name]
 	if c == nil {
 		return 0, nil
 	}
-	delete(l.cursors, name)
+	l.forget(c)
+	return l.appendControl(frameRemove, c.id, ""), nil
+}
+
+// forget takes c out of everything. l.mu is held.
+func (l *Log) forget(c *Cursor) {
+	delete(l.cursors, c.name)
 	delete(l.byID, c.id)
-	c.entries = nil
+	l.point.removed = append(l.point.removed, c.id)
+	c.removed = true
+	for i := range c.parts {
+		c.leave(c.parts[i].segment)
+	}
+	c.low, c.pos, c.refFirst = c.last, c.last, c.last+1
+	c.parts, c.refs, c.refHead, c.done, c.received = nil, nil, 0, nil, nil
+	c.count, c.bytes = 0, 0
+	c.dropWindow()
+}
+
+// appendControl appends a record about consumer id. l.mu is held.
+func (l *Log) appendControl(typ byte, id ConsumerID, name string) Seq {
+	c := l.space(frameHeader + 4*binary.MaxVarintLen64 + len(name))
+	start := len(c.buf)
 	l.seq++
-	return l.seq, nil
+	b := beginFrame(c.buf, typ)
+	b = binary.AppendUvarint(b, uint64(l.seq))
+	b = binary.AppendUvarint(b, uint64(id))
+	if typ == frameCreate {
+		b = appendString(b, name)
+	}
+	c.buf = endFrame(b, start)
+	l.grown(c, len(c.buf)-start)
+	l.lazy.note(l, -1)
+	l.urgent = true
+	l.kickCommitter()
+	return l.seq
 }
 
 // Consumers returns the names of all consumers, sorted.
@@ -192,4 +361,17 @@ type Stats struct {
 }
 
 // Stats returns a snapshot.
-func (l *Log) Stats() Stats { return Stats{Safe: l.Safe(), Appended: l.Safe()} }
+func (l *Log) Stats() Stats {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := Stats{Safe: l.safe, Appended: l.seq, Disk: l.disk(), MaxSize: l.cfg.MaxSize, Damaged: l.damaged, Err: l.failed}
+	for _, g := range l.segments {
+		if g.size > 0 {
+			s.Segments++
+		}
+	}
+	return s
+}
+
+// disk returns the bytes that the files take. l.mu is held.
+func (l *Log) disk() int64 { return l.diskRest + l.diskSegments }

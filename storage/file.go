@@ -1,0 +1,108 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"syscall"
+)
+
+// directory is all that the store does to files, but for what bbolt does
+// inside one. Each step that can fail or be cut goes through step first, so
+// that a test can fail it or look at the directory as a crash would leave it.
+type directory struct {
+	path string
+	lock *os.File
+
+	// before is called with the name of each step and the file it is about;
+	// an error fails the step. nil outside tests.
+	before func(step, file string) error
+
+	// open replaces os.OpenFile inside bbolt. nil outside tests.
+	open func(name string, flag int, mode os.FileMode) (*os.File, error)
+}
+
+func (d *directory) step(step, file string) error {
+	if d.before == nil {
+		return nil
+	}
+	return d.before(step, file)
+}
+
+func (d *directory) file(name string) string { return filepath.Join(d.path, name) }
+
+// openLocked creates the directory if needed and locks it for this process.
+func (d *directory) openLocked() error {
+	if err := os.Mkdir(d.path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("storage: create directory: %w", err)
+	}
+	f, err := os.OpenFile(d.file("lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("storage: open lock: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close() // the error of the lock says more
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return fmt.Errorf("%w: %s", ErrLocked, d.path)
+		}
+		return fmt.Errorf("storage: lock %s: %w", d.path, err)
+	}
+	d.lock = f
+	return nil
+}
+
+// close releases the lock.
+func (d *directory) close() error { return d.lock.Close() }
+
+// sync makes names created, renamed and removed durable.
+func (d *directory) sync() error {
+	if err := d.step("syncdir", d.path); err != nil {
+		return err
+	}
+	f, err := os.Open(d.path)
+	if err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		f.Close() // the error of the sync says more
+		return err
+	}
+	return f.Close()
+}
+
+// rename gives a file its final name, durably.
+func (d *directory) rename(from, to string) error {
+	if err := d.step("rename", to); err != nil {
+		return err
+	}
+	if err := os.Rename(d.file(from), d.file(to)); err != nil {
+		return err
+	}
+	return d.sync()
+}
+
+// remove unlinks a file; that it is gone already is no error. The name may come
+// back after a power cut: whoever lists the directory must bear that.
+func (d *directory) remove(name string) error {
+	if err := d.step("remove", name); err != nil {
+		return err
+	}
+	if err := os.Remove(d.file(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// guard runs fn, which reads a file through a memory map. A page that cannot be
+// read, and a panic of bbolt about what it found there, become errors.
+func guard(fn func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("reading it panicked: %v", p)
+		}
+	}()
+	return fn()
+}

@@ -1,0 +1,84 @@
+package storage
+
+// lazyState counts, for each record not yet taken by the committer, what it
+// waits for, so that a message which all its live consumers acknowledge within
+// Config.MaxAckDelay is safe without having been written. It is idle when
+// MaxAckDelay is 0. Guarded by Log.mu.
+//
+// What makes leaving a record out sound: its deliveries' acknowledgements are
+// in the marks of the same commit, or an earlier one than, any later record.
+// So no n above can be durable while n itself is unknown, and an n given out
+// again after a crash was never durable, which QoS 1 allows.
+type lazyState struct {
+	first Seq     // the record that need[0] is about
+	need  []int32 // deliveries not settled; -1: to be written whatever happens
+	head  int     // records before it are safe
+}
+
+// note describes the record with the Seq given out last.
+func (z *lazyState) note(l *Log, need int32) {
+	if l.cfg.MaxAckDelay > 0 {
+		z.need = append(z.need, need)
+	}
+}
+
+// waits reports whether a record is held back.
+func (z *lazyState) waits() bool { return z.head < len(z.need) }
+
+// settled says that one delivery of record seq is done, and reports whether the
+// record has gone to the committer.
+func (z *lazyState) settled(l *Log, seq Seq) (written bool) {
+	if l.cfg.MaxAckDelay == 0 {
+		return true
+	}
+	if seq < z.first {
+		return true
+	}
+	n := &z.need[seq-z.first]
+	if *n < 0 {
+		return true
+	}
+	*n--
+	if *n == 0 {
+		z.advance(l)
+	}
+	return false
+}
+
+// advance moves Safe over what needs no storage any more.
+func (z *lazyState) advance(l *Log) {
+	if l.failed != nil || l.safe+1 != z.first+Seq(z.head) {
+		return // an earlier one is being committed
+	}
+	start := z.head
+	for z.head < len(z.need) && z.need[z.head] == 0 {
+		z.head++
+	}
+	if z.head > start {
+		l.safe += Seq(z.head - start)
+		l.safeMoved = true
+		l.wakeWaiters()
+		l.kickCommitter()
+	}
+}
+
+// any reports whether a record must be written.
+func (z *lazyState) any() bool {
+	for _, n := range z.need[z.head:] {
+		if n != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// done reports whether record seq needs no storage.
+func (z *lazyState) done(seq Seq) bool {
+	i := seq - z.first
+	return seq >= z.first && i < Seq(len(z.need)) && z.need[i] == 0
+}
+
+// reset starts anew behind record last.
+func (z *lazyState) reset(last Seq) {
+	z.first, z.need, z.head = last+1, z.need[:0], 0
+}
