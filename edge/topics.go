@@ -44,3 +44,17 @@ func (c *Config) tagTopic(link *modbus.LinkConfig, unit *modbus.UnitConfig, tag 
 func stateTopic(link *modbus.LinkConfig, unit *modbus.UnitConfig) string {
 	return "modbus/" + link.Name + "/" + unit.Name + "/state"
 }
+
+// eachTag calls fn for every tag in the order of the configuration. The
+// pointers are those that the poller uses.
+func (c *Config) eachTag(fn func(*modbus.LinkConfig, *modbus.UnitConfig, *modbus.TagConfig)) {
+	for i := range c.Modbus.Links {
+		link := &c.Modbus.Links[i]
+		for j := range link.Units {
+			unit := &link.Units[j]
+			for k := range unit.Tags {
+				fn(link, unit, &unit.Tags[k])
+			}
+		}
+	}
+}
