@@ -12,8 +12,9 @@ import (
 // by the goroutine of the link.
 type transport interface {
 	goburrow.Transporter
-	// connect makes sure that there is a connection; fresh means a new one.
-	connect(context.Context) (fresh bool, err error)
+	// connect makes sure that there is a connection; fresh means a new one. A
+	// request that must not be repeated asks for a safe one.
+	connect(ctx context.Context, safe bool) (fresh bool, err error)
 	// stop closes the connection for good, under a running Send too.
 	stop()
 }
@@ -107,14 +108,14 @@ func (c *client) maskRegister(ctx context.Context, unit byte, address int, keep,
 // connection that had served before turns out to be closed, a request that may
 // be repeated is made again over a new one.
 func (c *client) perform(ctx context.Context, unit byte, repeatable bool, ask func() ([]byte, error)) ([]byte, error) {
-	fresh, err := c.transport.connect(ctx)
+	fresh, err := c.transport.connect(ctx, !repeatable)
 	if err != nil {
 		return nil, err
 	}
 	*c.unit = unit
 	data, err := ask()
 	if errors.Is(err, errLost) && repeatable && !fresh {
-		if _, err := c.transport.connect(ctx); err != nil {
+		if _, err := c.transport.connect(ctx, false); err != nil {
 			return nil, err
 		}
 		data, err = ask()

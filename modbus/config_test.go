@@ -73,6 +73,15 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 		{"baud", func(c *Config) { c.Links[1].RTU.Baud = 1 }, "links[1].rtu.baud: 1 is out of range"},
 		{"parity", func(c *Config) { c.Links[1].RTU.Parity = "E" }, "links[1].rtu.parity: \"E\" is not known: use none, even, odd"},
 		{"data bits", func(c *Config) { c.Links[1].RTU.DataBits = 7 }, "links[1].rtu.data_bits: 7: RTU frames need 8"},
+		{"serial port twice", func(c *Config) {
+			other := c.Links[1]
+			other.Name = "line3"
+			c.Links = append(c.Links, other)
+		}, "links[2].rtu.port: /dev/ttyUSB0 is the port of link line2"},
+		{"more than the line carries", func(c *Config) {
+			c.Links[1].RTU.Baud = 1200
+			c.Links[1].Units[0].Tags[0].Type, c.Links[1].Units[0].Tags[0].Count = "string", 100
+		}, "links[1].rtu.baud: 1 reads at 1200 baud take 2.0 times"},
 		{"broadcast", func(c *Config) { c.Links[1].Units[0].Unit = new(0) }, "links[1].units[0].unit: 0 is the broadcast"},
 		{"timeout", func(c *Config) { c.Links[0].Timeout = time.Hour }, link + ".timeout: 1h0m0s is out of range"},
 		{"no units", func(c *Config) { c.Links[0].Units = nil }, link + ".units: missing"},

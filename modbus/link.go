@@ -21,8 +21,9 @@ const (
 	// probeFirst to probeLast.
 	probeFirst = time.Second
 	probeLast  = 30 * time.Second
-	// probeShare × what the last probe cost passes before the link probes the
-	// next offline unit: however many are dead, they get a fifth of its time.
+	// probeShare × what a request to a unit that does not answer has cost passes
+	// before the next such request: however many units are dead, they get a
+	// fifth of the link's time.
 	probeShare = 4
 	// A connection that cannot be made, or a port that cannot be opened, is
 	// tried again after a time that doubles from reconnectFirst to
@@ -49,7 +50,7 @@ type link struct {
 	seen     bool      // the first attempt to connect is over
 	retryAt  time.Time // when to connect again
 	retries  int       // attempts since the link went down
-	probesAt time.Time // no offline unit is probed before
+	probesAt time.Time // no unit that does not answer is asked before
 	wrote    bool      // the last request was a write: a read is next
 
 	counters counters
@@ -126,8 +127,8 @@ func (l *link) step(ctx context.Context, timer *time.Timer) bool {
 	if l.down != nil {
 		return l.stepDown(ctx, now, timer)
 	}
-	u, b, at := l.nextRead()
-	due := u != nil && !at.After(now)
+	read := l.nextRead(now)
+	due := read.unit != nil && !read.at.After(now)
 	if !due || !l.wrote {
 		select {
 		case c := <-l.commands:
@@ -139,13 +140,10 @@ func (l *link) step(ctx context.Context, timer *time.Timer) bool {
 	}
 	if due {
 		l.wrote = false
-		l.poll(ctx, u, b)
+		l.poll(ctx, read.unit, read.block)
 		return true
 	}
-	if u == nil {
-		at = now.Add(time.Hour)
-	}
-	timer.Reset(at.Sub(now))
+	timer.Reset(read.at.Sub(now))
 	return false
 }
 
@@ -155,7 +153,7 @@ func (l *link) stepDown(ctx context.Context, now time.Time, timer *time.Timer) b
 		timer.Reset(l.retryAt.Sub(now))
 		return false
 	}
-	if _, err := l.client.transport.connect(ctx); err != nil {
+	if _, err := l.client.transport.connect(ctx, false); err != nil {
 		l.wentDown(ctx, err)
 		return true
 	}
@@ -163,27 +161,62 @@ func (l *link) stepDown(ctx context.Context, now time.Time, timer *time.Timer) b
 	return true
 }
 
-// nextRead returns the read with the earliest deadline.
-func (l *link) nextRead() (u *unit, b *block, at time.Time) {
-	consider := func(candidate *unit, block *block, when time.Time) {
-		if u == nil || when.Before(at) {
-			u, b, at = candidate, block, when
-		}
-	}
-	for _, unit := range l.units {
-		if unit.failures == 0 {
-			for _, block := range unit.blocks {
-				consider(unit, block, block.next)
+// candidate is a read that nextRead weighs.
+type candidate struct {
+	unit  *unit
+	block *block
+	asked time.Time // since when it is wanted
+	at    time.Time // when it is due
+	rank  time.Time // of those due, the earliest goes first, then the earliest asked
+}
+
+// nextRead returns the read to do at now, or the next one; its unit is nil when
+// there is none. Reads of units that answer go by their deadlines. What may
+// cost a timeout comes behind them while an earlier one is being made up for.
+func (l *link) nextRead(now time.Time) (best candidate) {
+	for _, u := range l.units {
+		switch {
+		case u.failures > 0:
+			at := later(u.probeAt, l.probesAt)
+			best = best.or(candidate{u, u.probe, u.probeAt, at, at}, now)
+		default:
+			for _, b := range u.blocks {
+				c := candidate{u, b, b.next, b.next, b.next}
+				if u.state == "" { // never heard of
+					c.rank = later(b.next, l.probesAt)
+				}
+				best = best.or(c, now)
 			}
-			continue
 		}
-		when := unit.probeAt
-		if unit.failures >= offlineAfter && when.Before(l.probesAt) {
-			when = l.probesAt
-		}
-		consider(unit, unit.probe, when)
 	}
-	return u, b, at
+	return best
+}
+
+// or returns the better one of two candidates.
+func (c candidate) or(other candidate, now time.Time) candidate {
+	due, otherDue := !c.at.After(now), !other.at.After(now)
+	better := other.at.Before(c.at)
+	switch {
+	case c.unit == nil:
+		better = true
+	case due != otherDue:
+		better = otherDue
+	case due && other.rank.Equal(c.rank):
+		better = other.asked.Before(c.asked)
+	case due:
+		better = other.rank.Before(c.rank)
+	}
+	if better {
+		return other
+	}
+	return c
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
 }
 
 // poll reads one block and deals with the outcome.

@@ -99,6 +99,25 @@ func planBlocks(tags []*tag, l limits) []*block {
 	return blocks
 }
 
+// serialLoad returns the share of its time that a serial line is busy with the
+// planned reads, and their number, if all devices answer without delay.
+func serialLoad(cfg *LinkConfig) (load float64, reads int) {
+	line := newRTULine(cfg.RTU.Baud)
+	for _, u := range newLink(cfg, nil).units {
+		for _, b := range u.blocks {
+			// Both frames of a read, each with its silence.
+			answer := rtuReadOverhead + 2*b.count
+			if b.table.bits() {
+				answer = rtuReadOverhead + (b.count+7)/8
+			}
+			busy := time.Duration(8+answer)*line.char + 2*line.silence
+			load += float64(busy) / float64(b.interval)
+			reads++
+		}
+	}
+	return load, reads
+}
+
 // joins reports whether t fits a block that begins with first and ends at end.
 func (l limits) joins(first, t *tag, end int) bool {
 	most := l.registers

@@ -34,13 +34,24 @@ type lifeline struct {
 	mu      sync.Mutex
 	current stream // guarded by mu; nil when closed
 	stopped bool   // guarded by mu; nothing is opened any more
+
+	// Owned by the caller of connect.
+	fleeting bool // a peer has closed a connection that was still wanted
 }
 
 // connect makes sure that there is a stream whose peer has not hung up; fresh
 // reports whether it is a new one. The error wraps ErrDown.
-func (l *lifeline) connect(ctx context.Context) (fresh bool, err error) {
-	if s := l.stream(); s != nil && !hungUp(s) {
-		return false, nil
+//
+// A request that must not be repeated asks for a safe one: where a peer is known
+// to close connections it may be closing this one just now, and the request
+// would be lost in it; so it gets a new one.
+func (l *lifeline) connect(ctx context.Context, safe bool) (fresh bool, err error) {
+	if s := l.stream(); s != nil {
+		gone := hungUp(s)
+		l.fleeting = l.fleeting || gone
+		if !gone && !(safe && l.fleeting) {
+			return false, nil
+		}
 	}
 	l.drop()
 	s, err := l.open(ctx)
@@ -89,6 +100,7 @@ func (l *lifeline) stop() {
 
 // lost closes the stream after cause and says so.
 func (l *lifeline) lost(cause error) error {
+	l.fleeting = true
 	l.drop()
 	return fmt.Errorf("modbus: %w: %w", errLost, cause)
 }

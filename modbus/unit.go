@@ -15,6 +15,7 @@ func (u *unit) answered(now time.Time) {
 	u.failures, u.probe = 0, nil
 	if wasOffline {
 		for _, b := range u.blocks {
+			b.mute = 0
 			b.restart(now)
 		}
 	}
@@ -29,6 +30,9 @@ func (u *unit) unanswered(b *block, err error, begin, now time.Time) {
 	u.failures++
 	b.mute++
 	u.probe, u.probeAt = u.blockAfter(b), now
+	if u.failures >= offlineAfter || u.state == "" || u.state == Offline {
+		l.probesAt = now.Add(probeShare * now.Sub(begin))
+	}
 	if u.failures < offlineAfter {
 		if b.mute > 1 {
 			b.err = err
@@ -38,7 +42,6 @@ func (u *unit) unanswered(b *block, err error, begin, now time.Time) {
 		return
 	}
 	u.probeAt = now.Add(backoff(u.failures-offlineAfter, probeFirst, probeLast))
-	l.probesAt = now.Add(probeShare * now.Sub(begin))
 	if u.state == Offline && !u.byLink {
 		l.deliverBad(u, b.tags, err, now)
 		return

@@ -17,10 +17,34 @@ import (
 // problem what is wrong and how to mend it. It changes nothing.
 func (c *Config) Validate(report func(path, problem string)) {
 	names := make(map[string]bool)
+	ports := make(map[string]string) // link by serial port
 	for i := range c.Links {
-		at := scope{fmt.Sprintf("links[%d]", i), report}
-		at.name(names, c.Links[i].Name, "link")
-		c.Links[i].validate(at)
+		l := &c.Links[i]
+		sound := true
+		at := scope{fmt.Sprintf("links[%d]", i), func(path, problem string) {
+			sound = false
+			report(path, problem)
+		}}
+		at.name(names, l.Name, "link")
+		l.validate(at)
+		if l.RTU == nil {
+			continue
+		}
+		if other, taken := ports[l.RTU.Port]; taken && l.RTU.Port != "" {
+			at.problem("rtu.port", "%s is the port of link %s already: put all its units into one link", l.RTU.Port, other)
+		}
+		ports[l.RTU.Port] = l.Name
+		if sound {
+			l.validateLoad(at)
+		}
+	}
+}
+
+// validateLoad refuses what a serial line cannot carry even if every device
+// answered at once. Everything else about the link is valid.
+func (l *LinkConfig) validateLoad(at scope) {
+	if load, reads := serialLoad(l); load > 1 {
+		at.problem("rtu.baud", "%d reads at %d baud take %.1f times the time their intervals give them: use longer intervals, fewer tags or a faster line", reads, l.RTU.Baud, load)
 	}
 }
 

@@ -127,15 +127,15 @@ func (c *command) write(ctx context.Context) error {
 	l.counters.writes.Add(1)
 	before, err := c.read(ctx)
 	if err != nil {
-		return fmt.Errorf("modbus: read before write: %w", err)
+		return fmt.Errorf("%w (before anything was written)", err)
 	}
 	c.result.Before = c.decode(before)
 	if err := c.send(ctx, before, words); err != nil {
-		return fmt.Errorf("modbus: write: %w", err)
+		return err
 	}
 	after, err := c.read(ctx)
 	if err != nil {
-		return fmt.Errorf("modbus: written, but not read back: %w", err)
+		return fmt.Errorf("%w (written, but not read back)", err)
 	}
 	c.result.After = c.decode(after)
 	c.publish(after)

@@ -157,6 +157,29 @@ func TestWriteToADeviceThatLacksFunctions(t *testing.T) {
 	})
 }
 
+func TestWriteToADeviceThatClosesAfterEachAnswer(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }() // ends ServeTCP
+	slave := modbustest.New()
+	slave.Fault = func(modbustest.Request) modbustest.Fault { return modbustest.Fault{Close: true} }
+	go slave.ServeTCP(listener)
+	cfg := tcp(fast(unit("plc", 1, writableTags()...)))
+	cfg.Links[0].TCP = listener.Addr().String()
+	cfg.Links[0].Timeout = 5 * time.Second
+	r := start(t, cfg, nil)
+	r.waitFor(t, "the unit is polled a second time", func(samples []modbus.Sample, _ []modbus.UnitState) bool {
+		return len(samples) > 12
+	})
+	for i := range 50 {
+		if _, err := r.poller.Write(r.ctx, "line", "plc", "setpoint", i); err != nil {
+			t.Fatalf("write %d: %v", i, err)
+		}
+	}
+}
+
 func TestWriteWithoutADevice(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := start(t, tcp(unit("plc", 1, writableTags()...)), func(string) net.Conn { return nil })
