@@ -85,16 +85,16 @@ func (t *TagConfig) compileAddress(at scope, r *register) {
 // parseReference reads an address as manuals print it.
 func parseReference(s string) (Table, int, error) {
 	bad := fmt.Errorf("%q is not a reference: write the table digit 0, 1, 3 or 4 and a number from 1 in four or five digits, for example 40101 or 400101", s)
-	if strings.ContainsFunc(s, func(c rune) bool { return c < '0' || c > '9' }) || len(s) > 6 || s == "" {
+	if s == "" || len(s) > 6 || strings.ContainsFunc(s, func(c rune) bool { return c < '0' || c > '9' }) {
 		return 0, 0, bad
 	}
-	digit, number := "0", s
-	if len(s) >= 5 {
-		digit, number = s[:1], s[1:]
+	if len(s) < 5 {
+		// An unquoted 00017 arrives here as 15.
+		return 0, 0, fmt.Errorf("%q is too short for a reference: write that of a coil with all its zeros and in quotes, for example \"00017\"", s)
 	}
-	byDigit := map[string]Table{"0": Coil, "1": DiscreteInput, "3": InputRegister, "4": HoldingRegister}
-	table, ok := byDigit[digit]
-	n, err := strconv.Atoi(number)
+	byDigit := map[byte]Table{'0': Coil, '1': DiscreteInput, '3': InputRegister, '4': HoldingRegister}
+	table, ok := byDigit[s[0]]
+	n, err := strconv.Atoi(s[1:])
 	if !ok || err != nil || n < 1 || n > 65536 {
 		return 0, 0, bad
 	}
@@ -272,11 +272,15 @@ func (r *register) parseRaw(s string) (uint64, error) {
 	}
 	switch r.kind {
 	case typeInt:
-		n, err := strconv.ParseInt(s, 10, size)
+		if n, err := strconv.ParseInt(s, 10, size); err == nil {
+			return uint64(n), nil
+		}
+		// YAML makes 32768 of 0x8000.
+		n, err := strconv.ParseUint(s, 10, size)
 		if err != nil {
 			return 0, bad
 		}
-		return uint64(n), nil
+		return signExtend(n, size), nil
 	case typeFloat:
 		f, err := strconv.ParseFloat(s, size)
 		if err != nil {

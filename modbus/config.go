@@ -89,8 +89,9 @@ type TagConfig struct {
 	Address *int `mapstructure:"address"`
 	// Reference is the address as manuals print it, instead of Register and
 	// Address: table digit 0, 1, 3 or 4 and the 1-based number in four or five
-	// digits (40101, 400101, 30001, 10001, 00001); up to four digits mean a
-	// coil.
+	// digits (40101, 400101, 30001, 10001, 00001). That of a coil has to be
+	// quoted in YAML, which takes 00017 for the octal form of 15; so shorter
+	// references are refused.
 	Reference string `mapstructure:"reference"`
 
 	// Type is how the registers are read: bool, int8, uint8 (low byte), int16,
@@ -118,8 +119,9 @@ type TagConfig struct {
 	Scale  *float64 `mapstructure:"scale"`
 	Offset float64  `mapstructure:"offset"`
 	// Invalid lists raw numbers (before scaling, decimal or 0x…) with which the
-	// device says that it has no value. For signed types a hexadecimal number
-	// is the bit pattern: 0x8000 is -32768 of an int16.
+	// device says that it has no value. Hexadecimal is the bit pattern: 0x8000,
+	// and also 32768, is -32768 of an int16. Patterns of a float have to be
+	// quoted in YAML, which makes decimal numbers of them.
 	Invalid []string `mapstructure:"invalid"`
 	// Enum gives raw numbers a text, which becomes the value.
 	Enum map[string]string `mapstructure:"enum"`

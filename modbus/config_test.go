@@ -156,7 +156,8 @@ func TestReferences(t *testing.T) {
 	for reference, want := range map[string]string{
 		"40101": "holding 100", "400101": "holding 100", "465536": "holding 65535", "40001": "holding 0",
 		"30001": "input 0", "300001": "input 0", "10001": "discrete 0", "100001": "discrete 0",
-		"1": "coil 0", "00001": "coil 0", "000001": "coil 0", "9999": "coil 9998", "065536": "coil 65535",
+		"00001": "coil 0", "000001": "coil 0", "09999": "coil 9998", "065536": "coil 65535",
+		"1": "", "9999": "",
 		"40000": "", "400000": "", "465537": "", "20001": "", "": "", "4x0101": "", "-1": "", "4000001": "", "٤٠١٠١": "",
 	} {
 		table, address, err := parseReference(reference)

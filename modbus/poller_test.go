@@ -3,6 +3,7 @@ package modbus_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -312,6 +313,81 @@ func TestDeviceThatClosesAfterEachAnswer(t *testing.T) {
 		pass(10 * time.Second)
 		if good := r.noWrongValue(t); good < 19 || strings.Contains(text(r.samples), "bad") {
 			t.Errorf("%d good samples: %s", good, text(r.samples))
+		}
+	})
+}
+
+func TestConnectionThatDiedSilentlyIsReplaced(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		slave := modbustest.New()
+		connections := 0 // only the link's goroutine dials
+		r := start(t, tcp(unit("plc", 1, unitTags(slave, 2, 100)...)), func(string) net.Conn {
+			connections++
+			if connections > 1 {
+				return toTCP(slave)("")
+			}
+			// A device that was switched off: it takes everything and is silent.
+			near, far := net.Pipe()
+			go func() { _, _ = io.Copy(io.Discard, far) }() // ends with the pipe
+			return near
+		})
+		pass(20 * time.Second)
+		if got := r.statesOf("plc"); got != "offline online" {
+			t.Errorf("states: %s", got)
+		}
+		if n := r.noWrongValue(t); n < 20 {
+			t.Errorf("%d good samples", n)
+		}
+		r.stop()
+		if connections != 2 {
+			t.Errorf("%d connections", connections)
+		}
+	})
+}
+
+func TestGatewayExceptionsMeanTheUnitIsAway(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		slave := modbustest.New()
+		slave.Fault = func(r modbustest.Request) modbustest.Fault {
+			if r.Unit == 2 {
+				return modbustest.Fault{Exception: 11}
+			}
+			return modbustest.Fault{}
+		}
+		r := start(t, tcp(unit("here", 1, unitTags(slave, 1, 100)...), unit("away", 2, unitTags(slave, 3, 300)...)), toTCP(slave))
+		pass(5 * time.Minute)
+		if got := r.statesOf("away") + ", " + r.statesOf("here"); got != "offline, online" {
+			t.Errorf("states: %s", got)
+		}
+		asked := 0
+		for _, request := range slave.Requests() {
+			if request.Unit == 2 {
+				asked++
+			}
+		}
+		if asked > 25 {
+			t.Errorf("the absent unit was asked %d times in five minutes", asked)
+		}
+		r.noWrongValue(t)
+	})
+}
+
+func TestRunEndsWhileADeviceIsSilent(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		slave := modbustest.New()
+		slave.Fault = func(modbustest.Request) modbustest.Fault { return modbustest.Fault{Drop: true} }
+		for _, cfg := range []modbus.Config{tcp(unit("plc", 1, holding("a", 1))), rtu(unit("plc", 1, holding("a", 1)))} {
+			cfg.Links[0].Timeout = 30 * time.Second
+			r := start(t, cfg, toTCP(slave))
+			pass(time.Second)
+			begin := time.Now()
+			r.stop()
+			if d := time.Since(begin); d > 100*time.Millisecond {
+				t.Errorf("Run ended after %v", d)
+			}
+			if len(r.samples) != 0 || len(r.states) != 0 {
+				t.Errorf("the end of Run was taken for a failure: %v %v", r.samples, r.states)
+			}
 		}
 	})
 }

@@ -122,6 +122,7 @@ func TestRegisterWithoutValue(t *testing.T) {
 		{"uint8 is the low byte", TagConfig{Type: "uint8"}, "12ff", "255", Good},
 		{"any bit makes a bool true", TagConfig{Type: "bool"}, "0100", "true", Good},
 		{"invalid pattern", TagConfig{Type: "int16", Invalid: []string{"0x8000"}}, "8000", "null", Bad},
+		{"invalid pattern in decimal", TagConfig{Type: "int16", Invalid: []string{"32768"}}, "8000", "null", Bad},
 		{"invalid decimal", TagConfig{Type: "int16", Invalid: []string{"-32768"}}, "8000", "null", Bad},
 		{"invalid uint32", TagConfig{Type: "uint32", Invalid: []string{"0xFFFFFFFF"}}, "ffff ffff", "null", Bad},
 		{"invalid float", TagConfig{Type: "float32", Invalid: []string{"-9999"}}, "c61c 3c00", "null", Bad},
