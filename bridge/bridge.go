@@ -289,10 +289,12 @@ func (b *Bridge) introduce(ctx context.Context, a address) (*conn, error) {
 		delete(b.versions, a.text)
 		return nil, err
 	}
-	if hello.Version == packet.V311 && hello.CleanStart {
-		// Before 5.0 a clean session ends with its connection: this one only removed the old session.
+	if hello.CleanStart {
+		// This connection only removed the old session. The session that is to last begins with a connection of its
+		// own: before 5.0 it must, and Mosquitto 2.0 keeps on disk only what was not begun with a clean start.
 		c.close()
 		hello.CleanStart = false
+		hello.Properties = b.properties(hello.Version)
 		if c, err = b.connect(ctx, a, hello); err != nil {
 			return nil, err
 		}
@@ -315,10 +317,18 @@ func (b *Bridge) hello(a address) (*packet.Connect, error) {
 		}
 		p.HasPassword, p.Password = true, password
 	}
-	if p.Version == packet.V5 {
-		// The session outlives every message in the queue, but a gateway that is scrapped leaves none for ever.
-		p.Properties = packet.ConnectProperties{SessionExpiry: uint32(min(b.cfg.Queue.MaxAge/time.Second, 1<<32-2)),
-			ReceiveMaximum: inboundWindow, MaximumPacketSize: maxInbound}
+	if !p.CleanStart {
+		p.Properties = b.properties(p.Version)
 	}
 	return p, nil
+}
+
+// properties are those of a CONNECT to a session that is to last.
+func (b *Bridge) properties(v packet.Version) packet.ConnectProperties {
+	if v != packet.V5 {
+		return packet.ConnectProperties{}
+	}
+	// The session outlives every message in the queue, but a gateway that is scrapped leaves none for ever.
+	return packet.ConnectProperties{SessionExpiry: uint32(min(b.cfg.Queue.MaxAge/time.Second, 1<<32-2)),
+		ReceiveMaximum: inboundWindow, MaximumPacketSize: maxInbound}
 }

@@ -9,7 +9,7 @@ import (
 
 // Broker is what a bridge needs of the local broker.
 type Broker interface {
-	// Publish hands one downlink message over; m and all it refers to then belong to the broker. It does not wait
+	// Publish hands one downlink message over; m and all it refers to belong to the broker until done. It does not wait
 	// and may be called from any goroutine; messages of one goroutine keep their order. done is called once, from a
 	// goroutine of the broker, when D1 would allow an acknowledgement, or with the refusal, in which case nothing of
 	// the message was stored. It does not block.
@@ -20,12 +20,9 @@ type Broker interface {
 
 	// Attach makes the bridge a durable consumer of filters under name, which is also the Origin of its messages.
 	// live gets the messages of QoS 0, from a goroutine of the broker: it copies what it needs and does not block.
-	// Entry.Options of the cursor has the QoS in its two lowest bits, Entry.Message is an encoded PUBLISH of 5.0.
+	// A bridge never detaches itself, not even when it stops: only who removes it from the configuration knows that
+	// nobody wants its messages any more. Entry.Options of the cursor has the QoS in its two lowest bits, Entry.Message is an encoded PUBLISH of 5.0.
 	Attach(name string, limits storage.Limits, filters []Filter, live func(p *packet.Publish)) (*storage.Cursor, error)
-
-	// Detach ends that and removes what waits. A bridge never calls it: only who removes a bridge from the
-	// configuration knows that nobody wants its messages any more.
-	Detach(name string)
 }
 
 // Message is a message for the local broker.

@@ -21,10 +21,7 @@ func oldUpstream(u *upstream) *peerConn {
 	for _, clean := range []bool{true, false} {
 		c = u.accept()
 		c.v = packet.V311
-		var hello packet.Connect
-		if err := hello.Decode(c.wantType(packet.CONNECT).Body); err != nil {
-			u.t.Fatal(err)
-		}
+		hello := c.hello()
 		if hello.Version != packet.V311 || hello.CleanStart != clean {
 			u.t.Fatalf("CONNECT %s, clean session %v; want 3.1.1, %v", hello.Version, hello.CleanStart, clean)
 		}
@@ -43,10 +40,7 @@ func TestFallsBackTo311(t *testing.T) {
 	// It knows now: no attempt with 5.0 and, because the session is known, none with a clean session.
 	c = u.accept()
 	c.v = packet.V311
-	var hello packet.Connect
-	if err := hello.Decode(c.wantType(packet.CONNECT).Body); err != nil {
-		t.Fatal(err)
-	}
+	hello := c.hello()
 	if hello.Version != packet.V311 || hello.CleanStart {
 		t.Errorf("CONNECT %s, clean session %v", hello.Version, hello.CleanStart)
 	}
@@ -150,10 +144,7 @@ func TestPasswordIsReadAtEveryAttempt(t *testing.T) {
 	g := newGateway(t, u.address(), func(c *Config) { c.Username, c.PasswordFile = "gw-{site}", file }, nil)
 	for _, want := range []string{"first", "second"} {
 		c := u.accept()
-		var hello packet.Connect
-		if err := hello.Decode(c.wantType(packet.CONNECT).Body); err != nil {
-			t.Fatal(err)
-		}
+		hello := c.hello()
 		if string(hello.Username) != "gw-plant7" || string(hello.Password) != want {
 			t.Errorf("user name %q, password %q", hello.Username, hello.Password)
 		}

@@ -123,11 +123,7 @@ func TestRestartOfTheGatewayContinuesTheSession(t *testing.T) {
 	g.start()
 
 	c = u.accept()
-	var hello packet.Connect
-	if err := hello.Decode(c.wantType(packet.CONNECT).Body); err != nil {
-		t.Fatal(err)
-	}
-	if hello.CleanStart {
+	if c.hello().CleanStart {
 		t.Error("a session that the store knows is taken up, not thrown away")
 	}
 	c.send((&packet.Connack{SessionPresent: true}).Append(nil, c.v))
@@ -136,20 +132,23 @@ func TestRestartOfTheGatewayContinuesTheSession(t *testing.T) {
 	c.want("PUBLISH 1 up/t four #5")
 }
 
-func TestStoreWithoutSessionAsksForCleanStart(t *testing.T) {
+func TestStoreWithoutSessionRemovesTheOneUpstream(t *testing.T) {
 	u := newUpstream(t)
-	newGateway(t, u.address(), nil, nil)
+	g := newGateway(t, u.address(), nil, nil)
+	g.broker.sendAll(2, "t", "a")
 	c := u.accept()
-	var hello packet.Connect
-	if err := hello.Decode(c.wantType(packet.CONNECT).Body); err != nil {
-		t.Fatal(err)
-	}
-	if !hello.CleanStart {
+	if hello := c.hello(); !hello.CleanStart || hello.Properties.SessionExpiry != 0 {
 		t.Error("packet identifiers of a session nobody remembers would be taken for repetitions")
 	}
-	if string(hello.ClientID) != "plant7-cloud" || hello.Properties.SessionExpiry != 720*3600 || hello.KeepAlive != 30 {
+	c.send((&packet.Connack{}).Append(nil, c.v))
+	c.wantEnd()
+	c = u.accept()
+	hello := c.hello()
+	if hello.CleanStart || string(hello.ClientID) != "plant7-cloud" || hello.Properties.SessionExpiry != 720*3600 || hello.KeepAlive != 30 {
 		t.Errorf("CONNECT %+v", hello)
 	}
+	c.send((&packet.Connack{SessionPresent: true}).Append(nil, c.v)) // an empty one
+	c.want("PUBLISH 2 up/t a #2")
 }
 
 func TestReceiveMaximumOne(t *testing.T) {

@@ -22,7 +22,7 @@ const patient = 10 * time.Second
 
 // localBroker is the local broker as a bridge sees it: it keeps what was published, and its send is what devices do.
 type localBroker struct {
-	t   *testing.T
+	t   testing.TB
 	log *storage.Log
 
 	mu      sync.Mutex
@@ -37,7 +37,7 @@ type localBroker struct {
 	name    string
 }
 
-func newLocalBroker(t *testing.T, log *storage.Log) *localBroker {
+func newLocalBroker(t testing.TB, log *storage.Log) *localBroker {
 	return &localBroker{t: t, log: log, changed: make(chan struct{})}
 }
 
@@ -46,8 +46,6 @@ func (b *localBroker) Attach(name string, limits storage.Limits, filters []Filte
 	b.cursor, b.live, b.filters, b.name = c, live, filters, name
 	return c, err
 }
-
-func (b *localBroker) Detach(string) { b.t.Error("the bridge detached itself") }
 
 func (b *localBroker) Publish(m *Message, done func(error)) {
 	if strings.HasPrefix(m.Topic, "$SYS/") {
@@ -161,23 +159,20 @@ func (b *localBroker) awaitMessages(n int) {
 
 // send is a device publishing with QoS 1 or 2 what the bridge's filters match.
 func (b *localBroker) send(p packet.Publish) {
-	b.t.Helper()
 	b.sendAt(p, time.Now())
 }
 
 func (b *localBroker) sendAt(p packet.Publish, at time.Time) {
-	b.t.Helper()
 	p.PacketID = 1
 	_, err := b.log.Append(&storage.Record{Time: at.UnixMilli(), Message: p.Append(nil, packet.V5),
 		Deliveries: []storage.Delivery{{Consumer: b.cursor.ID(), Options: p.QoS, Hold: p.QoS == 2}}})
 	if err != nil {
-		b.t.Fatal(err)
+		panic(err)
 	}
 }
 
 // sendAll is send for payloads on one topic.
 func (b *localBroker) sendAll(qos byte, topic string, payloads ...string) {
-	b.t.Helper()
 	for _, text := range payloads {
 		b.send(packet.Publish{QoS: qos, Topic: []byte(topic), Payload: []byte(text)})
 	}
@@ -313,7 +308,7 @@ type peerConn struct {
 // accept waits for the bridge to connect.
 func (u *upstream) accept() *peerConn {
 	u.t.Helper()
-	u.listener.(*net.TCPListener).SetDeadline(time.Now().Add(patient))
+	u.listener.(interface{ SetDeadline(time.Time) error }).SetDeadline(time.Now().Add(patient))
 	nc, err := u.listener.Accept()
 	if err != nil {
 		u.t.Fatalf("the bridge does not connect: %v", err)
@@ -322,11 +317,28 @@ func (u *upstream) accept() *peerConn {
 	return &peerConn{t: u.t, net: nc, v: packet.V5}
 }
 
-// welcome accepts a connection and its CONNECT.
+// hello reads CONNECT.
+func (c *peerConn) hello() *packet.Connect {
+	c.t.Helper()
+	var p packet.Connect
+	if err := p.Decode(c.wantType(packet.CONNECT).Body); err != nil {
+		c.t.Fatal(err)
+	}
+	return &p
+}
+
+// welcome accepts a connection and its CONNECT, and before it the one that removes an old session, if there is one.
 func (u *upstream) welcome(sessionPresent bool, p packet.ConnackProperties) *peerConn {
 	u.t.Helper()
 	c := u.accept()
-	c.wantType(packet.CONNECT)
+	if c.hello().CleanStart {
+		c.send((&packet.Connack{Properties: p}).Append(nil, c.v))
+		c.wantEnd()
+		c = u.accept()
+		if c.hello().CleanStart {
+			u.t.Fatal("a clean start again")
+		}
+	}
 	c.send((&packet.Connack{SessionPresent: sessionPresent, Properties: p}).Append(nil, c.v))
 	return c
 }
