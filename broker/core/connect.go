@@ -25,7 +25,7 @@ func (conn *Conn) onConnect(f packet.Frame) error {
 	if p.HasUsername {
 		conn.username = string(p.Username)
 	}
-	conn.noReasons = p.Properties.SuppressProblemInformation
+	conn.bridge = p.Bridge
 	if reason, why := conn.checkConnect(p); reason != packet.ReasonSuccess {
 		conn.reject(reason, why)
 		return nil

@@ -25,7 +25,7 @@ type Conn struct {
 	maxPacket   uint32 // the largest packet the client accepts
 	inflight    int    // how many QoS 1 and 2 messages it may have unacknowledged
 	quiet       time.Duration
-	noReasons   bool // Request Problem Information was 0
+	bridge      bool // 3.x: the level was sent with 0x80 added
 	assigned    bool // the client identifier is ours
 	askedExpiry uint32
 

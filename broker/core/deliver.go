@@ -190,7 +190,7 @@ func (c *Core) deliverWithIDs(t *target, pub *publication, options byte) {
 		c.stats.DroppedSlow++
 		return
 	}
-	t.session.conn.sendStored(&m, 0, 0)
+	_ = t.session.conn.sendStored(&m, 0, 0) // what is too large has been counted
 }
 
 func options(qos byte, retain bool) byte {

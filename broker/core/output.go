@@ -8,6 +8,7 @@ type output struct {
 	chunks [][]byte // the last one is filled further; none is empty
 	start  int      // how much of the first has left already
 	size   int      // bytes waiting
+	held   int      // bytes that the chunks take
 	fresh  int      // bytes added since the last Flush
 }
 
@@ -60,7 +61,9 @@ func (conn *Conn) reserve(n int) int {
 	if last >= 0 {
 		before = cap(out.chunks[last])
 	}
-	out.chunks = append(out.chunks, conn.core.pool.get(n, before))
+	chunk := conn.core.pool.get(n, before)
+	out.chunks = append(out.chunks, chunk)
+	out.held += cap(chunk)
 	return last + 1
 }
 
@@ -173,6 +176,7 @@ func (conn *Conn) Wrote(n int) {
 	gone := 0
 	for gone < len(out.chunks) && n >= len(out.chunks[gone]) {
 		n -= len(out.chunks[gone])
+		out.held -= cap(out.chunks[gone])
 		conn.core.pool.put(out.chunks[gone])
 		gone++
 	}
@@ -209,8 +213,8 @@ func (conn *Conn) discard() {
 // them is used up and it has its share.
 func (conn *Conn) overBound() bool {
 	c := conn.core
-	return conn.out.size >= c.cfg.OutputBytes || conn.out.size >= chunkSizeSmall && c.memory() >= c.cfg.MemoryBytes
+	return conn.out.held >= c.cfg.OutputBytes || conn.out.size >= ownShare && c.memory() >= c.cfg.MemoryBytes
 }
 
-// chunkSizeSmall is what a connection may always have waiting.
-const chunkSizeSmall = 1 << 10
+// ownShare is what a connection may always have waiting, in bytes.
+const ownShare = 1 << 10

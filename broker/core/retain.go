@@ -224,10 +224,12 @@ func (c *Core) forgetRetained(r *retained) {
 }
 
 // retainedJob is a subscription whose retained messages are being sent. It goes on behind the topic where it stopped.
+// A session with a queue gets first those that go through it, then those with QoS 0.
 type retainedJob struct {
-	sub    *subscription
-	from   string
-	behind bool // the message of from has been dealt with
+	sub      *subscription
+	from     string
+	behind   bool // the message of from has been dealt with
+	queueing bool // it is at the first half
 }
 
 // stopRetained ends the job of a subscription.
@@ -243,26 +245,56 @@ func (s *session) stopRetained(sub *subscription) {
 // retainedSlice bounds how many retained messages are looked at before others get their turn.
 const retainedSlice = 1024
 
-// sendRetained sends retained messages to a session as long as it has room, at most a slice. It returns the last
-// record it appended.
-func (s *session) sendRetained(c *Core) (seq uint64) {
+// fetchRetained puts retained messages into the queue of a session, at most a slice. It returns the last record.
+func (s *session) fetchRetained(c *Core) (seq uint64) {
+	left := retainedSlice
+	for i := range s.retained {
+		job := &s.retained[i]
+		for ; job.queueing && left > 0 && s.queue.Len() < maxRetainedQueued; left-- {
+			r := c.nextRetained(job)
+			if r == nil {
+				*job = retainedJob{sub: job.sub}
+			} else if c.matches(s, job.sub, r) && min(r.qos, job.sub.qos) > 0 {
+				seq = max(seq, c.queueRetained(s, retainedMessage(r, job.sub)))
+			}
+		}
+		if job.queueing {
+			break
+		}
+	}
+	return seq
+}
+
+// sendRetained sends retained messages to a session as long as it has room, at most a slice.
+func (s *session) sendRetained(c *Core) {
+	if s.queue != nil {
+		s.fetchRetained(c)
+	}
 	for left := retainedSlice; len(s.retained) > 0 && s.takesRetained(); left-- {
 		if left == 0 {
 			c.wantPull(s)
 			break
 		}
 		job := &s.retained[0]
+		if job.queueing {
+			// A slice is used up, or the queue is long: the next acknowledgement pulls too.
+			if s.queue.Len() < maxRetainedQueued {
+				c.wantPull(s)
+			}
+			break
+		}
 		r := c.nextRetained(job)
 		if r == nil {
 			s.retained = append(s.retained[:0], s.retained[1:]...)
 			continue
 		}
-		seq = max(seq, c.deliverRetained(s, job.sub, r))
+		if c.matches(s, job.sub, r) {
+			c.sendRetainedNow(s, retainedMessage(r, job.sub))
+		}
 	}
 	if len(s.retained) == 0 {
 		s.retained = nil
 	}
-	return seq
 }
 
 // maxRetainedQueued is how many entries the queue of a session may have before retained messages wait for it to drain.
@@ -278,8 +310,6 @@ func (s *session) takesRetained() bool {
 	case conn.out.size >= chunkSize:
 		s.blocked = true
 		return false
-	case s.queue != nil:
-		return s.queue.Len() < maxRetainedQueued
 	}
 	return s.backlog.len() == 0
 }
@@ -322,36 +352,43 @@ func literal(filter string) int {
 	return len(filter)
 }
 
-// deliverRetained sends r to s if sub matches it, with the retain flag whatever sub's options say (3.1.1
-// [MQTT-3.3.1-8]). It returns the record it appended, if any.
-func (c *Core) deliverRetained(s *session, sub *subscription, r *retained) uint64 {
+// matches reports whether a subscription gets r.
+func (c *Core) matches(s *session, sub *subscription, r *retained) bool {
 	switch {
 	case !packet.Match([]byte(sub.filter), []byte(r.topic)):
-		return 0
+		return false
 	case r.expired(c.wall):
 		c.forgetRetained(r)
-		return 0
+		return false
 	case sub.noLocal && r.publisher == s.clientID:
-		return 0
+		return false
 	}
+	return true
+}
+
+// retainedMessage is r as a new subscription gets it: with the retain flag, whatever its options say (3.1.1
+// [MQTT-3.3.1-8]).
+func retainedMessage(r *retained, sub *subscription) stored {
 	m := stored{body: r.body, time: r.time, options: min(r.qos, sub.qos) | OptionRetain}
 	if sub.id != 0 {
 		m.ids = []uint32{sub.id} // [MQTT-3.3.4-3]
 	}
+	return m
+}
+
+// sendRetainedNow sends a retained message that goes through no queue in the log.
+func (c *Core) sendRetainedNow(s *session, m stored) {
 	switch {
 	case m.options&OptionQoS == 0:
-		s.conn.sendStored(&m, 0, 0)
-		return 0
+		_ = s.conn.sendStored(&m, 0, 0) // what is too large or has expired has been counted
 	case s.queue == nil:
 		c.sendInMemory(s, m)
-		return 0
 	}
-	return c.queueRetained(s, &m)
 }
 
 // queueRetained appends a retained message for one session. Its time is now, so that it is not taken for an old entry
 // of the queue; the expiry is what is left of it.
-func (c *Core) queueRetained(s *session, m *stored) uint64 {
+func (c *Core) queueRetained(s *session, m stored) uint64 {
 	p := &c.storedOut
 	if err := decodeMessage(p, m.body); err != nil {
 		panic("BUG: core: a retained message cannot be read: " + err.Error())

@@ -33,7 +33,9 @@ func (conn *Conn) onSubscribe(f packet.Frame) error {
 		reasons[i] = packet.Reason(want.QoS) // [MQTT-3.8.4-7]
 		made[i] = &subscription{
 			filter: string(want.Filter), qos: want.QoS, id: p.SubscriptionID,
-			noLocal: want.NoLocal, retainAsPublished: want.RetainAsPublished, retainHandling: want.RetainHandling,
+			// What 5.0 says with options, a bridge of 3.x has said with its version.
+			noLocal: want.NoLocal || conn.bridge, retainAsPublished: want.RetainAsPublished || conn.bridge,
+			retainHandling: want.RetainHandling,
 		}
 		if s.queue != nil {
 			record.Changes = append(record.Changes, subscriptionRow(s.clientID, made[i]))
@@ -52,8 +54,8 @@ func (conn *Conn) onSubscribe(f packet.Frame) error {
 			s.subscribe(c, sub)
 		}
 	}
-	// What the first slice of retained messages put into the queue is durable before SUBACK too.
-	seq = max(seq, s.sendRetained(c))
+	// What the first slice of retained messages puts into the queue is durable before SUBACK too.
+	seq = max(seq, s.fetchRetained(c))
 	suback := packet.Suback{PacketID: p.PacketID, Reasons: reasons} // [MQTT-3.8.4-2]
 	conn.answer(ack{seq: seq, kind: packet.SUBACK, body: suback.Append(nil, conn.version)})
 	c.wantPull(s)
@@ -97,7 +99,7 @@ func (s *session) subscribe(c *Core, sub *subscription) {
 	case sub.retainHandling == 2: // [MQTT-3.3.1-11]
 	case sub.retainHandling == 1 && old != nil: // [MQTT-3.3.1-10]
 	default:
-		s.retained = append(s.retained, retainedJob{sub: sub}) // [MQTT-3.3.1-9] [MQTT-3.8.4-4]
+		s.retained = append(s.retained, retainedJob{sub: sub, queueing: s.queue != nil && sub.qos > 0}) // [MQTT-3.3.1-9] [MQTT-3.8.4-4]
 	}
 }
 
@@ -125,7 +127,7 @@ func (conn *Conn) onUnsubscribe(f packet.Frame) error {
 		reason := packet.ReasonNoSubscriptionExisted
 		// Filters are compared byte by byte [MQTT-3.10.4-1].
 		if sub := s.subscriptions[string(filter)]; sub != nil && err != nil {
-			reason = reasonOf(err)
+			reason = packet.ReasonImplementationSpecificError // of quotas UNSUBACK knows nothing
 		} else if sub != nil {
 			c.router.remove(sub) // [MQTT-3.10.4-2]
 			s.stopRetained(sub)
