@@ -39,11 +39,11 @@ func newRTUClient(t transport) *client {
 	return &client{t, &p.SlaveId, goburrow.NewClient2(p, t)}
 }
 
-// read reads count registers or bits and returns their bytes as on the wire,
-// exactly as many as belong to count. They are valid until the next request.
-func (c *client) read(ctx context.Context, unit byte, t Table, address, count int) ([]byte, error) {
+// read reads the registers or bits of s and returns their bytes as on the wire,
+// exactly as many as belong to them. They are valid until the next request.
+func (c *client) read(ctx context.Context, unit byte, s span) ([]byte, error) {
 	ask := c.requests.ReadHoldingRegisters
-	switch t {
+	switch s.table {
 	case Coil:
 		ask = c.requests.ReadCoils
 	case DiscreteInput:
@@ -52,14 +52,14 @@ func (c *client) read(ctx context.Context, unit byte, t Table, address, count in
 		ask = c.requests.ReadInputRegisters
 	}
 	data, err := c.perform(ctx, unit, true, func() ([]byte, error) {
-		return ask(uint16(address), uint16(count))
+		return ask(uint16(s.address), uint16(s.count))
 	})
 	if err != nil {
 		return nil, err
 	}
-	want := 2 * count
-	if t.bits() {
-		want = (count + 7) / 8
+	want := 2 * s.count
+	if s.table.bits() {
+		want = (s.count + 7) / 8
 	}
 	if len(data) != want {
 		return nil, fmt.Errorf("modbus: the answer has %d bytes instead of %d", len(data), want)
@@ -95,11 +95,14 @@ func (c *client) writeRegisters(ctx context.Context, unit byte, address int, wor
 	return err
 }
 
-// maskRegister changes some bits of one register with function 22: the result
-// is (register AND keep) OR (set AND NOT keep), Modbus §6.16.
-func (c *client) maskRegister(ctx context.Context, unit byte, address int, keep, set uint16) error {
+// mask changes some bits of a register: the result is (register AND keep) OR
+// (set AND NOT keep), Modbus §6.16.
+type mask struct{ keep, set uint16 }
+
+// maskRegister changes some bits of one register with function 22.
+func (c *client) maskRegister(ctx context.Context, unit byte, address int, m mask) error {
 	_, err := c.perform(ctx, unit, false, func() ([]byte, error) {
-		return c.requests.MaskWriteRegister(uint16(address), keep, set)
+		return c.requests.MaskWriteRegister(uint16(address), m.keep, m.set)
 	})
 	return err
 }

@@ -38,5 +38,6 @@
 // [ExceptionError]: the device answered and refused. [ErrTimeout]: it did not
 // answer in time; after a write the effect is unknown. [ErrDown]: there is no
 // connection or no port, nothing was sent. [RefusedError]: a write that was not
-// sent because the tag, its limits or the command's age forbid it.
+// sent because the tag, its limits, the command's age or the unit's absence
+// forbid it.
 package modbus

@@ -26,6 +26,7 @@ const (
 	illegalFunction    = 1
 	illegalDataAddress = 2
 	illegalDataValue   = 3
+	acknowledge        = 5
 	gatewayPath        = 10
 	gatewayTarget      = 11
 )
@@ -35,7 +36,7 @@ var exceptionNames = map[byte]string{
 	illegalDataAddress: "illegal data address",
 	illegalDataValue:   "illegal data value",
 	4:                  "server device failure",
-	5:                  "acknowledge, still working",
+	acknowledge:        "acknowledge, still working",
 	6:                  "server device busy",
 	8:                  "memory parity error",
 	gatewayPath:        "gateway path unavailable",
@@ -51,7 +52,7 @@ func (e *ExceptionError) Error() string {
 	return fmt.Sprintf("modbus: exception %d to function %d: %s", e.Code, e.Function, name)
 }
 
-// RefusedError is a write that was refused here: nothing was sent.
+// RefusedError is a write that was refused here: nothing was written.
 type RefusedError struct {
 	// Reason is a sentence for the person who sent the command.
 	Reason string

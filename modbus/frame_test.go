@@ -111,7 +111,7 @@ func TestTCPFrames(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			converse(t, "tcp", []script{{ask, 0, test.answer}}, func(c *client) {
-				data, err := c.read(t.Context(), 0x11, HoldingRegister, 0x6b, 2)
+				data, err := c.read(t.Context(), 0x11, span{HoldingRegister, 0x6b, 2})
 				checkAnswer(t, data, err, test.want, test.err)
 			})
 		})
@@ -147,11 +147,11 @@ func TestTCPLateAnswerIsSkipped(t *testing.T) {
 		{"0001 0000 0006 11 03 0001 0001", 1200 * time.Millisecond, "0001 0000 0005 11 03 02 0001"},
 		{"0002 0000 0006 11 03 0002 0001", 0, "0002 0000 0005 11 03 02 0002"},
 	}, func(c *client) {
-		if _, err := c.read(t.Context(), 0x11, HoldingRegister, 1, 1); !isNoAnswer(err) {
+		if _, err := c.read(t.Context(), 0x11, span{HoldingRegister, 1, 1}); !isNoAnswer(err) {
 			t.Errorf("the late one: %v", err)
 		}
 		time.Sleep(300 * time.Millisecond) // the pipe takes the next request only then
-		data, err := c.read(t.Context(), 0x11, HoldingRegister, 2, 1)
+		data, err := c.read(t.Context(), 0x11, span{HoldingRegister, 2, 1})
 		checkAnswer(t, data, err, "0002", nil)
 	})
 }
@@ -177,7 +177,7 @@ func TestTCPFloodEndsAtTheDeadline(t *testing.T) {
 			}
 		}()
 		begin := time.Now()
-		if _, err := c.read(t.Context(), 1, HoldingRegister, 0, 1); !isNoAnswer(err) {
+		if _, err := c.read(t.Context(), 1, span{HoldingRegister, 0, 1}); !isNoAnswer(err) {
 			t.Error(err)
 		}
 		if d := time.Since(begin); d < time.Second || d > 1100*time.Millisecond {
@@ -215,7 +215,7 @@ func TestRTUFrames(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			converse(t, "rtu", []script{{ask, 0, test.answer}}, func(c *client) {
-				data, err := c.read(t.Context(), 0x11, HoldingRegister, 0x6b, 2)
+				data, err := c.read(t.Context(), 0x11, span{HoldingRegister, 0x6b, 2})
 				checkAnswer(t, data, err, test.want, test.err)
 			})
 		})
@@ -232,12 +232,12 @@ func TestRTULateAnswerIsNotTakenForTheNext(t *testing.T) {
 		// Then everything is as before.
 		{withCRC(t, "11 03 0007 0002"), 0, withCRC(t, "11 03 04 0007 0007")},
 	}, func(c *client) {
-		if _, err := c.read(t.Context(), 0x11, HoldingRegister, 1, 2); !isNoAnswer(err) {
+		if _, err := c.read(t.Context(), 0x11, span{HoldingRegister, 1, 2}); !isNoAnswer(err) {
 			t.Errorf("the late one: %v", err)
 		}
-		data, err := c.read(t.Context(), 0x11, HoldingRegister, 5, 2)
+		data, err := c.read(t.Context(), 0x11, span{HoldingRegister, 5, 2})
 		checkAnswer(t, data, err, "0005 0005", nil)
-		data, err = c.read(t.Context(), 0x11, HoldingRegister, 7, 2)
+		data, err = c.read(t.Context(), 0x11, span{HoldingRegister, 7, 2})
 		checkAnswer(t, data, err, "0007 0007", nil)
 	})
 }
@@ -247,10 +247,10 @@ func TestRTUOtherUnitNeedsNoResynchronisation(t *testing.T) {
 		{withCRC(t, "11 03 0001 0001"), 1200 * time.Millisecond, withCRC(t, "11 03 02 1111")},
 		{withCRC(t, "12 03 0001 0001"), 0, withCRC(t, "12 03 02 2222")},
 	}, func(c *client) {
-		if _, err := c.read(t.Context(), 0x11, HoldingRegister, 1, 1); !isNoAnswer(err) {
+		if _, err := c.read(t.Context(), 0x11, span{HoldingRegister, 1, 1}); !isNoAnswer(err) {
 			t.Errorf("the late one: %v", err)
 		}
-		data, err := c.read(t.Context(), 0x12, HoldingRegister, 1, 1)
+		data, err := c.read(t.Context(), 0x12, span{HoldingRegister, 1, 1})
 		checkAnswer(t, data, err, "2222", nil)
 	})
 }
@@ -263,7 +263,7 @@ func TestRTUEchoOfAWriteIsNotItsAnswer(t *testing.T) {
 		// The echo of the write is followed by its refusal.
 		{write, 0, write + "|" + withCRC(t, "11 86 04")},
 	}, func(c *client) {
-		if _, err := c.read(t.Context(), 0x11, HoldingRegister, 1, 1); err != nil {
+		if _, err := c.read(t.Context(), 0x11, span{HoldingRegister, 1, 1}); err != nil {
 			t.Error(err)
 		}
 		if err := c.writeRegister(t.Context(), 0x11, 1, 3); !isException(err, 4) {
@@ -296,7 +296,7 @@ func TestWriteFrames(t *testing.T) {
 			c.writeCoil(ctx, 1, 3, true),
 			c.writeRegister(ctx, 1, 200, 50),
 			c.writeRegisters(ctx, 1, 200, []byte{0x41, 0xac, 0, 0}),
-			c.maskRegister(ctx, 1, 4, 0xfff7, 8),
+			c.maskRegister(ctx, 1, 4, mask{0xfff7, 8}),
 		} {
 			if err != nil {
 				t.Errorf("write %d: %v", i, err)

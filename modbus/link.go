@@ -222,7 +222,7 @@ func later(a, b time.Time) time.Time {
 // poll reads one block and deals with the outcome.
 func (l *link) poll(ctx context.Context, u *unit, b *block) {
 	begin := time.Now()
-	data, err := l.client.read(ctx, u.id, b.table, b.address, b.count)
+	data, err := l.client.read(ctx, u.id, b.span)
 	now := time.Now()
 	if ctx.Err() != nil {
 		return // the connection was closed under us: that says nothing about the unit

@@ -17,12 +17,17 @@ type tag struct {
 	last thinned
 }
 
+// span is what one read asks for.
+type span struct {
+	table   Table
+	address int
+	count   int // registers or bits
+}
+
 // block is one read request and the tags whose values it brings.
 type block struct {
 	// Constant after newBlock.
-	table    Table
-	address  int
-	count    int    // registers or bits
+	span
 	tags     []*tag // by address
 	interval time.Duration
 	origin   *block // the planned block this is a fragment of; nil if planned
@@ -54,8 +59,7 @@ func (b *block) advance(now time.Time) (missed uint64) {
 func newBlock(tags []*tag, origin *block) *block {
 	first := tags[0]
 	b := &block{
-		table:    first.register.table,
-		address:  first.register.address,
+		span:     span{table: first.register.table, address: first.register.address},
 		interval: first.config.Interval,
 		tags:     tags,
 		origin:   origin,

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -28,10 +29,10 @@ type WriteResult struct {
 // tag, otherwise a number or bool in words.
 //
 // It waits for Run, for its turn on the link and for the device; when ctx ends
-// before the command was sent it is refused, never executed late. The error is a
-// *RefusedError when nothing was sent, an *ExceptionError when the device
-// refused, ErrDown, or anything else (ErrTimeout, a value that reads back
-// differently) when the effect is unknown or wrong.
+// before the command was sent it is refused, never executed late. An error that
+// is a *RefusedError, an *ExceptionError or ErrDown means that nothing was
+// written. Any other (ErrTimeout, a value that reads back differently) means
+// that the effect is unknown or not the one wanted; it never wraps one of those.
 func (p *Poller) Write(ctx context.Context, link, unit, tag string, value any) (WriteResult, error) {
 	c := &command{ctx: ctx, value: value, answered: make(chan struct{})}
 	if err := p.find(c, link, unit, tag); err != nil {
@@ -127,15 +128,22 @@ func (c *command) write(ctx context.Context) error {
 	l.counters.writes.Add(1)
 	before, err := c.read(ctx)
 	if err != nil {
-		return fmt.Errorf("%w (before anything was written)", err)
+		return refuse("the value before it could not be read: %s", strings.TrimPrefix(err.Error(), "modbus: "))
 	}
 	c.result.Before = c.decode(before)
-	if err := c.send(ctx, before, words); err != nil {
+	err = c.send(ctx, before, words)
+	l.counters.count(err)
+	if isException(err, acknowledge) || isException(err, gatewayTarget) {
+		// The device may be executing it. Not wrapped: it is no refusal.
+		return fmt.Errorf("modbus: written, with unknown effect: %v", err)
+	}
+	if err != nil {
 		return err
 	}
 	after, err := c.read(ctx)
 	if err != nil {
-		return fmt.Errorf("%w (written, but not read back)", err)
+		// Not wrapped: that the reading was refused says nothing of the write.
+		return fmt.Errorf("modbus: written, but not read back: %v", err)
 	}
 	c.result.After = c.decode(after)
 	c.publish(after)
@@ -148,7 +156,7 @@ func (c *command) write(ctx context.Context) error {
 // read reads what belongs to the tag; the result is the caller's.
 func (c *command) read(ctx context.Context) ([]byte, error) {
 	r := &c.tag.register
-	data, err := c.unit.link.client.read(ctx, c.unit.id, r.table, r.address, r.width)
+	data, err := c.unit.link.client.read(ctx, c.unit.id, span{r.table, r.address, r.width})
 	c.unit.link.counters.count(err)
 	return bytes.Clone(data), err
 }
@@ -196,22 +204,22 @@ func (c *command) send(ctx context.Context, before, words []byte) error {
 // undoes what the device changed in between.
 func (c *command) sendBit(ctx context.Context, before []byte, on bool) error {
 	u, r := c.unit, &c.tag.register
-	mask := uint16(1) << r.bit
+	which := uint16(1) << r.bit
 	if r.swapBytes {
-		mask = mask<<8 | mask>>8
+		which = which<<8 | which>>8
 	}
-	var set uint16
+	m := mask{keep: ^which}
 	if on {
-		set = mask
+		m.set = which
 	}
 	if !u.noMask {
-		err := u.link.client.maskRegister(ctx, u.id, r.address, ^mask, set)
+		err := u.link.client.maskRegister(ctx, u.id, r.address, m)
 		if !isException(err, illegalFunction) {
 			return err
 		}
 		u.noMask = true
 	}
-	word := binary.BigEndian.Uint16(before)&^mask | set
+	word := binary.BigEndian.Uint16(before)&m.keep | m.set
 	return u.link.client.writeRegister(ctx, u.id, r.address, word)
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -131,6 +132,59 @@ func TestWriteThatFails(t *testing.T) {
 			t.Errorf("unanswered: %v", err)
 		}
 	})
+}
+
+func TestWriteOfUnknownEffectIsNoRefusal(t *testing.T) {
+	for name, fault := range map[string]func(modbustest.Request, int) modbustest.Fault{
+		"gone after the write": func(r modbustest.Request, _ int) modbustest.Fault {
+			return modbustest.Fault{Close: r.Function() == 6}
+		},
+		"gone instead of an answer": func(r modbustest.Request, _ int) modbustest.Fault {
+			return modbustest.Fault{Drop: r.Function() == 6, Close: r.Function() == 6}
+		},
+		"acknowledged": func(r modbustest.Request, _ int) modbustest.Fault {
+			if r.Function() == 6 {
+				return modbustest.Fault{Exception: 5}
+			}
+			return modbustest.Fault{}
+		},
+		"unreadable after the write": func(_ modbustest.Request, writes int) modbustest.Fault {
+			if writes > 0 {
+				return modbustest.Fault{Exception: 4}
+			}
+			return modbustest.Fault{}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				slave := modbustest.New()
+				var writes, dials atomic.Int32
+				slave.Fault = func(r modbustest.Request) modbustest.Fault {
+					f := fault(r, int(writes.Load()))
+					if r.Function() == 6 {
+						writes.Add(1)
+					}
+					return f
+				}
+				r := start(t, tcp(unit("plc", 1, writableTags()...)), func(string) net.Conn {
+					if dials.Add(1) > 1 {
+						return nil
+					}
+					return toTCP(slave)("")
+				})
+				pass(100 * time.Millisecond)
+				_, err := r.poller.Write(r.ctx, "line", "plc", "setpoint", 7)
+				_, refused := errors.AsType[*modbus.RefusedError](err)
+				_, exception := errors.AsType[*modbus.ExceptionError](err)
+				if err == nil || refused || exception || errors.Is(err, modbus.ErrDown) {
+					t.Errorf("error %v says that nothing was written", err)
+				}
+				if n := writes.Load(); n != 1 {
+					t.Errorf("the write was sent %d times", n)
+				}
+			})
+		})
+	}
 }
 
 func TestWriteToADeviceThatLacksFunctions(t *testing.T) {
