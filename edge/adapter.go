@@ -3,6 +3,7 @@ package edge
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"forebay/bridge"
@@ -21,10 +22,14 @@ type localBroker struct {
 	store  *storage.Log
 }
 
+// attachmentName is the name of an attachment whose name in the store is given:
+// bridges are known by the latter.
+func attachmentName(consumer string) string { return strings.TrimPrefix(consumer, consumerPrefix) }
+
 func (l *localBroker) Publish(m *bridge.Message, done func(error)) {
 	l.server.Publish(&broker.Message{
 		Topic: m.Topic, Payload: m.Payload, QoS: m.QoS, Retain: m.Retain,
-		Properties: m.Properties, Origin: m.Origin,
+		Properties: m.Properties, Origin: attachmentName(m.Origin),
 	}, func(err error) {
 		if err != nil || len(m.Changes) == 0 {
 			done(refusal(err))
@@ -61,7 +66,7 @@ func refusal(err error) error {
 }
 
 func (l *localBroker) Attach(name string, limits storage.Limits, filters []bridge.Filter, live func(*packet.Publish)) (*storage.Cursor, error) {
-	a := broker.Attachment{Name: name, Limits: limits, Live: live}
+	a := broker.Attachment{Name: attachmentName(name), Limits: limits, Live: live}
 	for _, f := range filters {
 		a.Filters = append(a.Filters, broker.AttachFilter{Filter: f.Filter, MaxQoS: f.MaxQoS, Lift: f.Lift, NoLocal: f.NoLocal})
 	}
@@ -71,6 +76,6 @@ func (l *localBroker) Attach(name string, limits storage.Limits, filters []bridg
 func (l *localBroker) Detach(name string) {
 	// Both fail only when the gateway is stopping; the queue is then found,
 	// and reported, at the next start.
-	_ = l.server.Detach(name)
-	_, _ = l.store.RemoveConsumer(consumerPrefix + name)
+	_ = l.server.Detach(attachmentName(name))
+	_, _ = l.store.RemoveConsumer(name)
 }

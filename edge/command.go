@@ -259,11 +259,10 @@ func (c *commands) take(ctx context.Context, cmd *command, queues map[string]cha
 		return
 	}
 	if cmd.n != 0 {
-		// From here on a restart does not repeat it.
-		if err := c.store.WaitSafe(ctx, c.cursor.Received(cmd.n)); err != nil {
-			if ctx.Err() == nil {
-				c.refuse(ctx, cmd, "the gateway cannot write to its disk: "+err.Error())
-			}
+		// From here on a restart does not repeat it, so it has to be answered,
+		// also when ctx ends now.
+		if err := c.markTaken(ctx, cmd.n); err != nil {
+			c.refuse(ctx, cmd, "the gateway cannot write to its disk: "+err.Error())
 			return
 		}
 	}
@@ -272,6 +271,13 @@ func (c *commands) take(ctx context.Context, cmd *command, queues map[string]cha
 	default:
 		c.refuse(ctx, cmd, fmt.Sprintf("%d commands wait for link %s already; send fewer", maxCommands, cmd.target.link))
 	}
+}
+
+// markTaken makes it durable that a command was taken.
+func (c *commands) markTaken(ctx context.Context, n uint64) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resultTime)
+	defer cancel()
+	return c.store.WaitSafe(ctx, c.cursor.Received(n))
 }
 
 // check returns why a command is refused, "" if it is not.

@@ -117,7 +117,7 @@ func (d *demo) run(ctx context.Context) (account Account, err error) {
 	publishing, stopPublishing := context.WithCancel(context.Background())
 	defer stopPublishing()
 	for _, device := range d.devices {
-		parts.start(func(ctx context.Context) error { return device.client.read(ctx) })
+		parts.start(device.client.run)
 		parts.start(func(context.Context) error { return publishSteadily(publishing, device) })
 	}
 	if err := d.play(ctx, &parts); err != nil {
@@ -164,7 +164,7 @@ func (d *demo) build(parts *demoParts) error {
 	if d.judge, err = newDemoJudge(ctx, d.cloud.Addrs()[0], demoPrefix); err != nil {
 		return err
 	}
-	parts.start(d.judge.client.read)
+	parts.start(d.judge.client.run)
 
 	lines := slog.New(slog.NewTextHandler(d.lines, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	if d.gateway, err = d.open("gateway", d.gatewayConfig(plc.Addr().String()), lines); err != nil {

@@ -103,6 +103,15 @@ func (c *demoClient) read(ctx context.Context) error {
 	}
 }
 
+// run reads until ctx ends, and leaves politely.
+func (c *demoClient) run(ctx context.Context) error {
+	err := c.read(ctx)
+	if err == nil {
+		err = c.send((&packet.Disconnect{}).Append(nil, packet.V5))
+	}
+	return errors.Join(err, c.conn.Close())
+}
+
 // demoDevice publishes numbers and remembers which were acknowledged.
 type demoDevice struct {
 	// Constant after newDemoDevice.

@@ -57,11 +57,6 @@ func (p *problems) add(path, format string, args ...any) {
 // report has the form that the Validate methods of the parts expect.
 func (p *problems) report(path, problem string) { p.add(path, "%s", problem) }
 
-// under returns a report function for a part whose paths begin at prefix.
-func (p *problems) under(prefix string) func(path, problem string) {
-	return func(path, problem string) { p.add(join(prefix, path), "%s", problem) }
-}
-
 // err returns nil or a *ConfigError with the problems in file order.
 func (p *problems) err(file string) error {
 	if len(p.list) == 0 {
