@@ -29,7 +29,6 @@ type Bridge struct {
 	cfg       Config
 	env       Environment
 	log       *slog.Logger
-	name      string // attached as, and Origin: "bridge/" and the name
 	clientID  string
 	username  string
 	addresses []address
@@ -67,7 +66,7 @@ func New(cfg Config, env Environment) (*Bridge, error) {
 	if len(problems) > 0 {
 		return nil, fmt.Errorf("bridge: configuration of %q: %w", cfg.Name, errors.Join(problems...))
 	}
-	b := &Bridge{cfg: cfg, env: env, log: env.Logger.With("bridge", cfg.Name), name: "bridge/" + cfg.Name,
+	b := &Bridge{cfg: cfg, env: env, log: env.Logger.With("bridge", cfg.Name),
 		patience: defaultPatience(), dial: (&net.Dialer{}).DialContext,
 		more: make(chan struct{}, 1), settled: make(chan struct{}, 1),
 		backoff:  backoff{min: cfg.Reconnect.Min, max: cfg.Reconnect.Max, random: rand.Float64},
@@ -106,7 +105,7 @@ func (b *Bridge) compile() error {
 	if down, err = compileDown(b.cfg.Down, b.env.Site); err != nil {
 		return err
 	}
-	b.down = &downlink{name: b.name, clientID: b.clientID, broker: b.env.Broker, log: b.env.Log, rules: down,
+	b.down = &downlink{name: b.cfg.Name, clientID: b.clientID, broker: b.env.Broker, log: b.env.Log, rules: down,
 		accounts: &b.accounts, safety: b.safety, wake: func() { signal(b.settled) },
 		inbound: map[uint16]*inboundID{}, pending: map[uint16][]int{}}
 	return nil
@@ -132,7 +131,7 @@ func (b *Bridge) Attach() error {
 	for i, r := range b.up {
 		filters[i] = Filter{Filter: r.filter.text, MaxQoS: r.qos, Lift: byte(b.cfg.Up[i].Lift), NoLocal: true}
 	}
-	cursor, err := b.env.Broker.Attach(b.name, limits, filters, b.live.put)
+	cursor, err := b.env.Broker.Attach(b.cfg.Name, limits, filters, b.live.put)
 	if err != nil {
 		return fmt.Errorf("bridge: attach %q: %w", b.cfg.Name, err)
 	}

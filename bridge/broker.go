@@ -14,14 +14,16 @@ type Broker interface {
 	// goroutine of the broker, when D1 would allow an acknowledgement, or with the refusal, in which case nothing of
 	// the message was stored. It does not block.
 	//
-	// The refusals a bridge tells apart: *storage.FullError (a local queue is full), storage.ErrFailed and
-	// storage.ErrClosed (nothing is kept now), any other (this message never).
+	// A bridge sorts the refusals. storage.ErrFailed and storage.ErrClosed: nothing is kept now, and nothing is
+	// answered until it is. *storage.FullError: a queue is full, the upstream is told. *packet.Error: this message
+	// never. Any other: busy for the moment, the message is offered a few times more.
 	Publish(m *Message, done func(error))
 
 	// Attach makes the bridge a durable consumer of filters under name, which is also the Origin of its messages.
 	// live gets the messages of QoS 0, from a goroutine of the broker: it copies what it needs and does not block.
 	// A bridge never detaches itself, not even when it stops: only who removes it from the configuration knows that
-	// nobody wants its messages any more. Entry.Options of the cursor has the QoS in its two lowest bits, Entry.Message is an encoded PUBLISH of 5.0.
+	// nobody wants its messages any more. Entry.Options of the cursor has the QoS in its two lowest bits,
+	// Entry.Message is an encoded PUBLISH of 5.0 with the retain flag as published.
 	Attach(name string, limits storage.Limits, filters []Filter, live func(p *packet.Publish)) (*storage.Cursor, error)
 }
 

@@ -18,8 +18,9 @@ import (
 const (
 	// filtersPerSubscribe bounds one SUBSCRIBE; some clouds take no more than eight.
 	filtersPerSubscribe = 8
-	// retryRefused is the wait before a message that the broker had no room for is offered again.
+	// A message that the broker had no room for is offered up to maxOffers times, retryRefused apart.
 	retryRefused = time.Second
+	maxOffers    = 5
 )
 
 // inboundState is where the exchange of an inbound QoS 2 packet identifier stands.
@@ -46,19 +47,21 @@ type answer struct {
 	silent  bool // do not answer: the message is to come again
 	reason  packet.Reason
 	message *Message // to be offered again; nil while the broker has it, and when ready
+	tries   int      // offers so far
 }
 
 // result is what the broker said about a message.
 type result struct {
 	answer  *answer
 	message *Message
+	tries   int
 	err     error
 }
 
 // downlink brings messages from the upstream to the broker. It lives as long as Run does.
 type downlink struct {
 	// Constant.
-	name     string // under which the bridge is attached: Message.Origin
+	name     string // of the bridge; also Message.Origin
 	clientID string
 	broker   Broker
 	log      Log
@@ -254,7 +257,7 @@ func (d *downlink) repeated(l *link, id uint16) bool {
 	}
 	a := &answer{kind: packet.PUBREC, id: id, ready: in.state != offered}
 	if in.state == offered {
-		a.message, in.wants = in.wants.message, a
+		a.message, a.tries, in.wants = in.wants.message, in.wants.tries, a
 		if a.message != nil && d.retry.IsZero() {
 			d.retry = l.now.Add(retryRefused)
 		}
@@ -289,10 +292,12 @@ func (d *downlink) message(p *packet.Publish) (*Message, *rule) {
 // offer hands m to the broker; settle takes what it says.
 func (d *downlink) offer(a *answer, m *Message) {
 	a.message = nil
+	a.tries++
+	tries := a.tries
 	d.open++
 	d.broker.Publish(m, func(err error) {
 		d.mu.Lock()
-		d.results = append(d.results, result{a, m, err})
+		d.results = append(d.results, result{a, m, tries, err})
 		first := len(d.results) == 1
 		d.mu.Unlock()
 		if first {
@@ -328,32 +333,53 @@ func (d *downlink) decide(l *link, r result) {
 	if a.kind == packet.PUBREC {
 		a = in.wants // of this link, if the message has come again meanwhile
 	}
-	var full *storage.FullError
-	switch {
-	case r.err == nil:
+	if r.err == nil {
 		a.ready = true
 		d.accounts.received.Add(1)
 		if a.kind == packet.PUBREC {
 			in.state, in.wants = taken, nil
 		}
 		return
-	case !errors.As(r.err, &full):
-		// The broker is busy, or its store has failed: neither is the message's fault.
-		a.message = r.message
+	}
+	reason := refusal(r.err)
+	if reason == packet.ReasonSuccess || reason == packet.ReasonServerBusy && r.tries < maxOffers {
+		a.message, a.tries = r.message, r.tries
 		if d.retry.IsZero() {
 			d.retry = l.now.Add(retryRefused)
 		}
 		return
-	case l.peer.version == packet.V5:
-		a.reason = packet.ReasonQuotaExceeded // D5
-	default:
-		a.silent = true
+	}
+	if reason == packet.ReasonServerBusy {
+		reason = packet.ReasonQuotaExceeded
 	}
 	a.ready = true
+	if l.peer.version == packet.V5 {
+		a.reason = reason // D5
+	} else {
+		a.silent = reason == packet.ReasonQuotaExceeded // it may be taken when it comes again
+	}
 	d.accounts.drop(dropRefused, []byte(r.message.Topic))
 	if a.kind == packet.PUBREC {
 		delete(d.inbound, a.id)
 	}
+}
+
+// refusal sorts the broker's refusals by what the upstream is told: "Server busy" stands for a message that is to be
+// offered again first, success for saying nothing as long as it lasts.
+func refusal(err error) packet.Reason {
+	var full *storage.FullError
+	var broken *packet.Error
+	switch {
+	case errors.Is(err, storage.ErrFailed), errors.Is(err, storage.ErrClosed):
+		return packet.ReasonSuccess // D4
+	case errors.As(err, &full):
+		return packet.ReasonQuotaExceeded
+	case errors.As(err, &broken) && broken.Reason == packet.ReasonTopicNameInvalid:
+		return packet.ReasonTopicNameInvalid
+	case errors.As(err, &broken):
+		return packet.ReasonImplementationSpecificError
+	}
+	return packet.ReasonServerBusy
 }
 
 // offerAgain hands over once more what the broker had no room for.

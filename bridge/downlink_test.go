@@ -86,7 +86,7 @@ func TestMessageIsCopiedAsItWasPublished(t *testing.T) {
 	}
 	m := g.broker.got[i]
 	q := m.Properties
-	if string(m.Payload) != "x" || !m.Retain || m.QoS != 1 || m.Origin != "bridge/cloud" || m.Origin != g.broker.name ||
+	if string(m.Payload) != "x" || !m.Retain || m.QoS != 1 || m.Origin != "cloud" || m.Origin != g.broker.name ||
 		q.Expiry != 9 || string(q.ContentType) != "text" || string(q.ResponseTopic) != "r" || string(q.Correlation) != "c" ||
 		q.SubscriptionIDs != nil || string(q.UserProperties[0].Name) != "n" || string(q.UserProperties[0].Value) != "v" {
 		t.Errorf("published %+v", m)
@@ -221,6 +221,47 @@ func TestBusyBrokerIsAskedAgainAndOrderIsKept(t *testing.T) {
 	if got := g.broker.messages(); len(got) != 2 {
 		t.Errorf("published %q", got)
 	}
+}
+
+func TestMessageTheBrokerWillNeverTake(t *testing.T) {
+	never := func(*Message) error { return &packet.Error{Reason: packet.ReasonTopicNameInvalid} }
+	for _, v := range []packet.Version{packet.V5, packet.V311} {
+		t.Run(v.String(), func(t *testing.T) {
+			u := newUpstream(t)
+			g := newGateway(t, u.address(), withDown, nil)
+			g.broker.setRefuse(never)
+			var c *peerConn
+			if v == packet.V5 {
+				c = u.welcome(false, none)
+			} else {
+				c = oldUpstream(u)
+			}
+			grant(c)
+			c.publish(command(1, 1, "x"))
+			c.publish(command(2, 2, "y"))
+			if v == packet.V5 {
+				c.want("PUBACK 1 Topic Name invalid", "PUBREC 2 Topic Name invalid")
+			} else {
+				c.want("PUBACK 1", "PUBREC 2") // 3.1.1 has no way to refuse: it is counted
+			}
+			g.awaitStatus("two refused", func(s Status) bool { return s.Dropped["down-refused"] == 2 })
+		})
+	}
+}
+
+func TestFailedStoreAcknowledgesNothing(t *testing.T) {
+	u := newUpstream(t)
+	g := newGateway(t, u.address(), withDown, nil)
+	offers := make(chan struct{}, 100)
+	g.broker.setRefuse(func(*Message) error { offers <- struct{}{}; return storage.ErrFailed })
+	c := u.welcome(false, none)
+	grant(c)
+	c.publish(command(1, 1, "x"))
+	<-offers
+	g.broker.sendAll(1, "t", "meanwhile")
+	c.want("PUBLISH 1 up/t meanwhile #2") // D4: and no PUBACK before it
+	g.broker.setRefuse(nil)
+	c.want("PUBACK 1") // once it has been opened again
 }
 
 func TestRefusedSubscriptionIsNamed(t *testing.T) {
