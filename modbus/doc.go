@@ -19,6 +19,16 @@
 // Specification V1.1b3, "Modbus serial §n" those of MODBUS over Serial Line
 // V1.02.
 //
+// # Known limits
+//
+//   - An RTU device that sends the same answer twice with a pause in between is
+//     not told from one that answers the next request of equal length. Doubled
+//     frames without a pause are.
+//   - A bit of a register in a device without function 22 is written by writing
+//     the whole register as it was read just before.
+//   - A counter that the device changes between two registers of one answer
+//     arrives torn; no client can see that.
+//
 // # Goroutines
 //
 // [Poller.Run] starts one goroutine per link. It owns the connection or port,

@@ -58,7 +58,7 @@ type link struct {
 
 // unit is a device on a link; run of the link owns its changing fields.
 type unit struct {
-	// Constant after newUnit.
+	// Constant after newLink.
 	link   *link
 	config *UnitConfig
 	id     byte

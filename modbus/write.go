@@ -63,6 +63,9 @@ func refuse(format string, args ...any) error {
 	return &RefusedError{Reason: fmt.Sprintf(format, args...)}
 }
 
+// plain returns an error's text for use inside another one.
+func plain(err error) string { return strings.TrimPrefix(err.Error(), "modbus: ") }
+
 // find resolves the names of a command.
 func (p *Poller) find(c *command, link, unit, tag string) error {
 	for _, l := range p.links {
@@ -119,7 +122,7 @@ func (c *command) write(ctx context.Context) error {
 	case l.down != nil:
 		return l.down
 	case u.failures >= offlineAfter:
-		return refuse("unit %s does not answer since %s", u.config.Name, u.since.Format(time.RFC3339))
+		return refuse("unit %s is offline since %s: %s", u.config.Name, u.since.Format(time.RFC3339), plain(u.reason))
 	}
 	words, err := t.encode(c.value)
 	if err != nil {
@@ -128,14 +131,14 @@ func (c *command) write(ctx context.Context) error {
 	l.counters.writes.Add(1)
 	before, err := c.read(ctx)
 	if err != nil {
-		return refuse("the value before it could not be read: %s", strings.TrimPrefix(err.Error(), "modbus: "))
+		return refuse("the value before it could not be read: %s", plain(err))
 	}
 	c.result.Before = c.decode(before)
 	err = c.send(ctx, before, words)
 	l.counters.count(err)
 	if isException(err, acknowledge) || isException(err, gatewayTarget) {
 		// The device may be executing it. Not wrapped: it is no refusal.
-		return fmt.Errorf("modbus: written, with unknown effect: %v", err)
+		return fmt.Errorf("modbus: written, with unknown effect: %s", plain(err))
 	}
 	if err != nil {
 		return err
@@ -143,7 +146,7 @@ func (c *command) write(ctx context.Context) error {
 	after, err := c.read(ctx)
 	if err != nil {
 		// Not wrapped: that the reading was refused says nothing of the write.
-		return fmt.Errorf("modbus: written, but not read back: %v", err)
+		return fmt.Errorf("modbus: written, but not read back: %s", plain(err))
 	}
 	c.result.After = c.decode(after)
 	c.publish(after)

@@ -234,6 +234,20 @@ func TestWriteToADeviceThatClosesAfterEachAnswer(t *testing.T) {
 	}
 }
 
+func TestWriteToAnAbsentUnit(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		slave := modbustest.New()
+		slave.Fault = func(r modbustest.Request) modbustest.Fault { return modbustest.Fault{Drop: r.Unit == 2} }
+		r := start(t, tcp(unit("here", 1, holding("a", 1)), unit("away", 2, writableTags()...)), toTCP(slave))
+		pass(time.Minute)
+		begin := time.Now()
+		_, err := r.poller.Write(r.ctx, "line", "away", "setpoint", 7)
+		if _, ok := errors.AsType[*modbus.RefusedError](err); !ok || time.Since(begin) > 2*time.Second {
+			t.Errorf("%v after %v", err, time.Since(begin))
+		}
+	})
+}
+
 func TestWriteWithoutADevice(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := start(t, tcp(unit("plc", 1, writableTags()...)), func(string) net.Conn { return nil })

@@ -1,6 +1,3 @@
-// Package modbustest provides a Modbus slave with faults: late, missing, torn,
-// doubled and wrong answers, over TCP and RTU. Tests import it, the product does
-// not.
 package modbustest
 
 import (
