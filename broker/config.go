@@ -34,6 +34,25 @@ type ListenerConfig struct {
 	// Anonymous lets clients in that send no username. False, the zero value, is the default. A username that is
 	// sent is always checked when there is a password file, and refused when it is wrong.
 	Anonymous bool `mapstructure:"anonymous"`
+
+	// TLS makes the listener speak TLS 1.2 or 1.3. Nil: plain TCP.
+	TLS *TLSConfig `mapstructure:"tls"`
+}
+
+// TLSConfig is the server's side of TLS. All files are PEM.
+type TLSConfig struct {
+	// Certificate is the server's certificate, followed by those between it and its root.
+	Certificate string `mapstructure:"certificate"`
+
+	// Key is the private key of Certificate, not encrypted.
+	Key string `mapstructure:"key"`
+
+	// ClientCA has the roots that certificates of clients must lead to. Empty: clients are not asked for one.
+	ClientCA string `mapstructure:"client_ca"`
+
+	// RequireClientCertificate refuses clients without a certificate. It does not log anybody in: a listener that
+	// is to accept them by certificate alone is anonymous as well. Default false: those that have one are checked.
+	RequireClientCertificate bool `mapstructure:"require_client_certificate"`
 }
 
 // LimitsConfig bounds what clients may take.
@@ -116,6 +135,17 @@ func (c *Config) validateListener(l ListenerConfig, report func(key, problem str
 		report("address", "must be host:port, such as 0.0.0.0:1883")
 	} else if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
 		report("address", "port must be a number between 0 and 65535")
+	}
+	if t := l.TLS; t != nil {
+		if t.Certificate == "" {
+			report("tls.certificate", "missing")
+		}
+		if t.Key == "" {
+			report("tls.key", "missing")
+		}
+		if t.RequireClientCertificate && t.ClientCA == "" {
+			report("tls.client_ca", "missing, but require_client_certificate is set")
+		}
 	}
 	if !l.Anonymous && c.PasswordFile == "" {
 		report("anonymous", "without password_file nobody can log in here: set password_file, or anonymous: true to let everyone in")

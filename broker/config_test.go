@@ -42,6 +42,9 @@ func TestConfigProblems(t *testing.T) {
 		{"password file", Config{Listeners: []ListenerConfig{{Address: ":1883"}}, PasswordFile: "passwd"}, nil},
 		{"twice the same address", Config{Listeners: append(listen(":1883"), listen(":1883")...)}, []string{"listeners[1].address"}},
 		{"twice any free port", Config{Listeners: append(listen("[::1]:0"), listen("[::1]:0")...)}, nil},
+		{"TLS without files", Config{Listeners: []ListenerConfig{{Address: ":8883", Anonymous: true, TLS: &TLSConfig{RequireClientCertificate: true}}}},
+			[]string{"listeners[0].tls.certificate", "listeners[0].tls.key", "listeners[0].tls.client_ca"}},
+		{"TLS", Config{Listeners: []ListenerConfig{{Address: ":8883", Anonymous: true, TLS: &TLSConfig{Certificate: "c", Key: "k"}}}}, nil},
 		{"all at once", Config{
 			Listeners: append(listen("x"), ListenerConfig{}),
 			Limits:    LimitsConfig{Connections: -1, PacketSize: 5, ReceiveMaximum: 65536, SessionExpiry: time.Millisecond},

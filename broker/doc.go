@@ -1,0 +1,38 @@
+// Package broker is the MQTT server: listeners, the event loop around package core, users and access files, and the
+// way in for messages from inside the process.
+//
+// # Promise
+//
+// A PUBACK or PUBREC leaves when the message is safe for every durable consumer that it matched (D1 of the design);
+// so does the done of [Server.Publish]. Sessions, subscriptions, retained messages and what waits for sessions are in
+// the log, and [New] fills the broker from it. One client, whatever it sends or does not read, costs the others
+// nothing but its share of the machine.
+//
+// # Goroutines
+//
+// [Server.Run] is the loop: one goroutine that owns the core, the listeners and all plain sockets, so that none of
+// them needs a lock. It does not wait for disks, names, passwords or logs. Beside it run, and are gone when Run
+// returns: two that check passwords if there is a password file; one that writes log lines; and two for each TLS
+// connection, which hand bytes to the loop and take them from it, at most one batch at a time.
+//
+// Everybody else reaches the loop through its inbox (inbox.go), which is bounded. The functions that the loop calls,
+// the done of Publish and the Live of an [Attachment], must not block.
+//
+// # Locks
+//
+// inbox.mu and feed.mu, which protect a few slices. Neither is held while the other is taken, or while anything else is
+// called; the log may hold its own lock while it takes inbox.mu to say that a queue has more.
+//
+// # Errors
+//
+// New returns every problem of files and addresses at once. Run returns nil after a stop that was asked for; anything
+// else is a bug or a kernel without epoll, and after it the process should start anew: the log has what was promised.
+// A panic met by one client's packet closes that client, is logged and counted in [Stats]; it ends Run when its text
+// begins with BUG: or when it comes from elsewhere.
+//
+// # Deviations
+//
+// From Mosquitto's access files: a subscription is refused as a whole when it could show a topic that the client may
+// not read; Mosquitto accepts it and leaves those messages out. And without a password file every client is anonymous
+// to the access file, whatever name it gives.
+package broker

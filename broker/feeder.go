@@ -1,0 +1,265 @@
+package broker
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"forebay/broker/core"
+)
+
+// feed is a TLS connection: a goroutine reads it and hands batches to the loop, another writes what the loop gives it.
+// Both directions are bounded: the reader waits until the loop has taken its batch, the loop stops giving when the
+// writer has a full buffer.
+type feed struct {
+	stream // owned by the loop
+
+	// Constant after newFeed.
+	raw    net.Conn
+	tls    *tls.Conn
+	info   core.ConnInfo
+	inbox  *inbox
+	resume chan struct{} // of capacity 1: the loop has taken the batch
+	wake   chan struct{} // of capacity 1: there is something to write, or to finish
+	ended  chan struct{} // closed by the loop when the feed is gone
+
+	// Owned by the loop.
+	joined bool // the handshake is over
+	owed   bool // the reader waits, because its connection is paused
+
+	mu     sync.Mutex
+	out    []byte // guarded by mu: to be written
+	full   bool   // guarded by mu: the loop has more, and is to be told when out was taken
+	finish bool   // guarded by mu: end our side when out is written
+}
+
+// feedNote is what a feed's goroutines tell the loop.
+type feedNote struct {
+	feed  *feed
+	kind  feedKind
+	batch []byte // feedRead: the reader's until it is resumed
+	err   error  // feedEnd: why
+}
+
+type feedKind byte
+
+const (
+	feedOpen feedKind = iota // the handshake is over
+	feedRead                 // a batch has come
+	feedRoom                 // the writer has taken all it had
+	feedEnd                  // the connection is broken, or was closed by the peer
+)
+
+const (
+	// feedBatch is the size of a reader's buffer, in bytes. A TLS record is twice as long at most.
+	feedBatch = 8 << 10
+	// feedBuffer is what the writer is given ahead, in bytes.
+	feedBuffer = 64 << 10
+	// handshakeTime bounds the handshake.
+	handshakeTime = 10 * time.Second
+)
+
+// newFeed makes a feed of an accepted socket, which is its own from now on, also when it fails.
+func newFeed(fd int, cfg *tls.Config, info core.ConnInfo, in *inbox) (*feed, error) {
+	file := os.NewFile(uintptr(fd), info.Remote)
+	raw, err := net.FileConn(file)
+	if err := errors.Join(err, file.Close()); err != nil { // FileConn has duplicated it
+		return nil, err
+	}
+	return &feed{
+		raw: raw, tls: tls.Server(raw, cfg), info: info, inbox: in,
+		resume: make(chan struct{}, 1), wake: make(chan struct{}, 1), ended: make(chan struct{}),
+	}, nil
+}
+
+// readLoop does the handshake and reads until the connection ends. finish waits for the writer that it starts.
+func (f *feed) readLoop(finish *sync.WaitGroup) {
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeTime)
+	err := f.tls.HandshakeContext(ctx)
+	cancel()
+	if err == nil {
+		finish.Go(f.writeLoop)
+		f.inbox.postFeed(feedNote{feed: f, kind: feedOpen})
+		err = f.readAll()
+	}
+	f.inbox.postFeed(feedNote{feed: f, kind: feedEnd, err: err})
+}
+
+func (f *feed) readAll() error {
+	buf := make([]byte, feedBatch)
+	for {
+		n, err := f.tls.Read(buf)
+		if n > 0 {
+			f.inbox.postFeed(feedNote{feed: f, kind: feedRead, batch: buf[:n]})
+			select {
+			case <-f.resume:
+			case <-f.ended:
+				return net.ErrClosed
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// writeLoop writes what the loop has given until the feed is gone or broken. The reader sees a broken one as well.
+func (f *feed) writeLoop() {
+	for {
+		select {
+		case <-f.wake:
+		case <-f.ended:
+			return
+		}
+		f.mu.Lock()
+		b := f.out
+		f.out = nil // an idle connection keeps nothing
+		full, finish := f.full, f.finish
+		f.full = false
+		f.mu.Unlock()
+		if full {
+			f.inbox.postFeed(feedNote{feed: f, kind: feedRoom})
+		}
+		if len(b) > 0 {
+			if _, err := f.tls.Write(b); err != nil {
+				return
+			}
+		}
+		if finish {
+			f.endWriting()
+			return
+		}
+	}
+}
+
+// endWriting tells the peer that nothing more comes. It need not arrive: the loop closes the connection soon after.
+func (f *feed) endWriting() {
+	_ = f.tls.CloseWrite()
+	if tcp, ok := f.raw.(*net.TCPConn); ok {
+		_ = tcp.CloseWrite()
+	}
+}
+
+// poke makes the writer look. It does not block.
+func (f *feed) poke() {
+	select {
+	case f.wake <- struct{}{}:
+	default: // it will look anyhow
+	}
+}
+
+// flush gives the writer what is pending, as far as it has room.
+func (f *feed) flush(l *loop) {
+	if f.conn == nil {
+		return
+	}
+	f.mu.Lock()
+	given := 0
+	for _, b := range f.conn.Pending() {
+		n := min(len(b), feedBuffer-len(f.out))
+		f.out = append(f.out, b[:n]...)
+		given += n
+		if n < len(b) {
+			f.full = true
+			break
+		}
+	}
+	f.mu.Unlock()
+	if given > 0 {
+		f.conn.Wrote(given)
+		f.poke()
+	}
+	if f.conn.Closing() {
+		l.closeSoon(&f.stream)
+		if len(f.conn.Pending()) == 0 {
+			l.lost(&f.stream, closedByUs)
+			f.mu.Lock()
+			f.finish = true
+			f.mu.Unlock()
+			f.poke()
+		}
+	}
+	f.letRead()
+}
+
+// letRead lets the reader go on, unless its connection is paused.
+func (f *feed) letRead() {
+	if f.owed && (f.conn == nil || !f.conn.Paused()) {
+		f.owed = false
+		f.resume <- struct{}{} // never blocks: one batch, one token
+	}
+}
+
+// close ends it at once. Its goroutines see that by themselves.
+func (f *feed) close(l *loop, why string) {
+	if f.gone {
+		return
+	}
+	l.lost(&f.stream, why)
+	f.gone = true
+	l.open--
+	delete(l.feeds, f)
+	close(f.ended)
+	_ = f.raw.Close() // what was written is the kernel's, and nothing else can fail
+}
+
+// adoptFeed makes a TLS connection of an accepted socket. The core hears of it when the handshake is over.
+func (l *loop) adoptFeed(fd int, remote string, li *listener) error {
+	f, err := newFeed(fd, li.tls, li.info(remote), l.inbox)
+	if err != nil {
+		return err
+	}
+	l.open++
+	l.feeds[f] = struct{}{}
+	l.feeders.Go(func() { f.readLoop(&l.feeders) })
+	return nil
+}
+
+// onFeed works through one note of a feed.
+func (l *loop) onFeed(n feedNote) {
+	f := n.feed
+	if f.gone {
+		return
+	}
+	switch n.kind {
+	case feedOpen:
+		f.joined = true
+		l.join(&f.stream, f, f.info)
+	case feedRead:
+		f.owed = true
+		if f.conn != nil { // else it is thrown away
+			buf, front := l.roomBehind(&f.stream)
+			if buf == nil {
+				f.close(l, "too much memory is taken by unfinished packets")
+				return
+			}
+			l.receive(&f.stream, buf[:front+copy(buf[front:], n.batch)])
+		}
+		f.letRead()
+	case feedRoom:
+		f.flush(l)
+	case feedEnd:
+		if !f.joined {
+			l.events.handshakeFailed(f.info, n.err)
+		}
+		why := closedByClient
+		if n.err != nil && !errors.Is(n.err, io.EOF) {
+			why = n.err.Error()
+		}
+		f.close(l, why)
+	}
+}
+
+// closeFeeds ends all feeds and waits for their goroutines.
+func (l *loop) closeFeeds() {
+	for f := range l.feeds {
+		close(f.ended)
+		_ = f.raw.Close() // as in close
+	}
+	l.feeders.Wait()
+}

@@ -1,0 +1,305 @@
+package broker
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"forebay/broker/core"
+)
+
+// socket is a plain TCP connection. All fields are owned by the loop.
+type socket struct {
+	stream
+	fd         int
+	generation int32  // tells this socket from an earlier one with the same descriptor
+	events     uint32 // what epoll is asked for
+}
+
+func (s *socket) flush(l *loop)             { l.flushSocket(s) }
+func (s *socket) close(l *loop, why string) { l.closeSocket(s, why) }
+
+// listener is one bound address. All fields but the constant ones are owned by the loop.
+type listener struct {
+	// Constant after listen.
+	config ListenerConfig
+	addr   net.Addr
+	fd     int
+	tls    *tls.Config // nil: plain
+
+	pausedUntil time.Time // accepting failed for want of resources; zero: it goes on
+}
+
+const (
+	// keepIdle is how long a connection is silent before the kernel asks whether its peer still lives, in seconds.
+	// It finds the dead peers that asked for no keep alive.
+	keepIdle = 120
+	// acceptsPerRound bounds the new connections of a round, so that those that exist are not kept waiting.
+	acceptsPerRound = 64
+	// acceptPause is how long a listener rests when descriptors or memory have run out.
+	acceptPause = time.Second
+)
+
+// listen binds one address.
+func listen(cfg ListenerConfig) (*listener, error) {
+	secure, err := cfg.TLS.load()
+	if err != nil {
+		return nil, fmt.Errorf("broker: listen on %s: %w", cfg.Address, err)
+	}
+	l, err := net.Listen("tcp", cfg.Address)
+	if err != nil {
+		return nil, fmt.Errorf("broker: listen on %s: %w", cfg.Address, bindCause(err))
+	}
+	// The descriptor is duplicated and Go's listener closed: the loop is to be the only one that watches it.
+	defer func() { _ = l.Close() }() // the duplicate has the socket
+	raw, err := l.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("broker: listen on %s: %w", cfg.Address, err)
+	}
+	fd := -1
+	var dupErr error
+	if err := raw.Control(func(old uintptr) {
+		fd, dupErr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0)
+	}); err != nil {
+		return nil, fmt.Errorf("broker: listen on %s: %w", cfg.Address, err)
+	}
+	if dupErr != nil {
+		return nil, fmt.Errorf("broker: listen on %s: %w", cfg.Address, dupErr)
+	}
+	// Accepted sockets inherit these on Linux, which saves three system calls for each.
+	for _, o := range [][3]int{
+		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, keepIdle},
+	} {
+		if err := unix.SetsockoptInt(fd, o[0], o[1], o[2]); err != nil {
+			closeFD(fd)
+			return nil, fmt.Errorf("broker: listen on %s: set option: %w", cfg.Address, err)
+		}
+	}
+	return &listener{config: cfg, addr: l.Addr(), fd: fd, tls: secure}, nil
+}
+
+// bindCause strips what the caller says itself: "listen tcp 127.0.0.1:1883: bind: address already in use".
+func bindCause(err error) error {
+	if op, ok := err.(*net.OpError); ok {
+		return op.Err
+	}
+	return err
+}
+
+// closeFD closes a socket. There is nothing to do about an error: Linux has released the descriptor in any case, and
+// what was written is the kernel's.
+func closeFD(fd int) { _ = unix.Close(fd) }
+
+// remoteAddress writes the peer's address as host:port.
+func remoteAddress(sa unix.Sockaddr) string {
+	switch a := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)).String()
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port)).String()
+	}
+	return "unknown"
+}
+
+// accept takes new connections.
+func (l *loop) accept(li *listener) {
+	for range acceptsPerRound {
+		fd, sa, err := unix.Accept4(li.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		switch err {
+		case nil:
+		case unix.EAGAIN:
+			return
+		case unix.EINTR, unix.ECONNABORTED, unix.EPROTO, unix.ENETDOWN, unix.ENOPROTOOPT, unix.EHOSTDOWN,
+			unix.ENONET, unix.EHOSTUNREACH, unix.EOPNOTSUPP, unix.ENETUNREACH:
+			continue // accept(2): errors of the new connection, not of the listener
+		default:
+			l.pauseListener(li, err)
+			return
+		}
+		if l.open >= l.maxConnections {
+			closeFD(fd)
+			l.refusedFull(li)
+			continue
+		}
+		adopt := l.adopt
+		if li.tls != nil {
+			adopt = l.adoptFeed
+		}
+		if err := adopt(fd, remoteAddress(sa), li); err != nil {
+			l.pauseListener(li, err)
+			return
+		}
+	}
+}
+
+// info is what the core is told of a connection.
+func (li *listener) info(remote string) core.ConnInfo {
+	return core.ConnInfo{Remote: remote, Listener: li.config.Address, Anonymous: li.config.Anonymous}
+}
+
+// adopt makes a connection of an accepted socket, and closes it when that fails.
+func (l *loop) adopt(fd int, remote string, li *listener) error {
+	l.generation++
+	s := &socket{fd: fd, generation: l.generation, events: unix.EPOLLIN}
+	if err := l.poll.add(fd, s.generation, s.events); err != nil {
+		closeFD(fd)
+		return err
+	}
+	for len(l.sockets) <= fd {
+		l.sockets = append(l.sockets, nil)
+	}
+	l.sockets[fd] = s
+	l.open++
+	l.join(&s.stream, s, li.info(remote))
+	return nil
+}
+
+// pauseListener rests a listener that cannot accept: level-triggered, it would make the loop spin.
+func (l *loop) pauseListener(li *listener, err error) {
+	l.logger.Error("broker: accepting connections failed, trying again", "listener", li.config.Address, "pause", acceptPause, "err", err)
+	li.pausedUntil = l.now.Add(acceptPause)
+	l.watchListener(li, 0)
+}
+
+func (l *loop) watchListener(li *listener, events uint32) {
+	if err := l.poll.modify(li.fd, 0, events); err != nil {
+		l.logger.Error("broker: watching a listener failed", "listener", li.config.Address, "err", err)
+	}
+}
+
+// onSocket serves what epoll has said of a connection.
+func (l *loop) onSocket(s *socket, events uint32) {
+	if events&unix.EPOLLOUT != 0 {
+		l.flushSocket(s)
+		if l.sockets[s.fd] != s {
+			return
+		}
+	}
+	if events&unix.EPOLLIN != 0 {
+		if s.conn != nil && s.conn.Paused() {
+			// Only now, and not when the pause began: most are over before anything arrives.
+			l.watch(s, s.events&^unix.EPOLLIN)
+			return
+		}
+		l.readSocket(s)
+		return
+	}
+	if events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
+		l.closeSocket(s, "connection broken")
+	}
+}
+
+// readSocket reads once: a connection with more to say has its turn in the next round, after the others.
+func (l *loop) readSocket(s *socket) {
+	buf, front := l.roomBehind(&s.stream)
+	if buf == nil {
+		l.closeSocket(s, "too much memory is taken by unfinished packets")
+		return
+	}
+	n, err := unix.Read(s.fd, buf[front:])
+	switch {
+	case err == unix.EAGAIN || err == unix.EINTR:
+	case err != nil:
+		l.closeSocket(s, err.Error())
+	case n == 0:
+		l.closeSocket(s, closedByClient)
+	case s.conn == nil: // thrown away
+	default:
+		l.receive(&s.stream, buf[:front+n])
+	}
+}
+
+// flushSocket writes what is pending, and closes when that was the last.
+func (l *loop) flushSocket(s *socket) {
+	if s.conn == nil {
+		return
+	}
+	if !l.writeSocket(s) {
+		return
+	}
+	want := s.events &^ unix.EPOLLOUT
+	closing := s.conn.Closing()
+	if closing {
+		l.closeSoon(&s.stream)
+	}
+	if len(s.conn.Pending()) > 0 {
+		want |= unix.EPOLLOUT
+	} else if closing {
+		l.shutdown(s)
+		return
+	}
+	if !s.conn.Paused() {
+		want |= unix.EPOLLIN
+	}
+	if want != s.events {
+		l.watch(s, want)
+	}
+}
+
+// writeSocket writes until nothing is pending or the socket is full. It reports false when the socket is gone.
+func (l *loop) writeSocket(s *socket) bool {
+	for {
+		pending := s.conn.Pending()
+		if len(pending) == 0 {
+			return true
+		}
+		size := 0
+		for _, b := range pending {
+			size += len(b)
+		}
+		var n int
+		var err error
+		if len(pending) == 1 {
+			n, err = unix.Write(s.fd, pending[0])
+		} else {
+			n, err = unix.Writev(s.fd, pending)
+		}
+		if n > 0 {
+			s.conn.Wrote(n)
+		}
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EAGAIN || err == nil && n < size:
+			return true
+		case err != nil:
+			l.closeSocket(s, err.Error())
+			return false
+		}
+	}
+}
+
+// shutdown ends our side of a connection whose output has all left.
+func (l *loop) shutdown(s *socket) {
+	l.lost(&s.stream, closedByUs)
+	if err := unix.Shutdown(s.fd, unix.SHUT_WR); err != nil {
+		l.closeSocket(s, "") // the peer was faster
+		return
+	}
+	l.watch(s, unix.EPOLLIN)
+}
+
+// watch changes what epoll is asked for.
+func (l *loop) watch(s *socket, events uint32) {
+	s.events = events
+	if err := l.poll.modify(s.fd, s.generation, events); err != nil {
+		l.closeSocket(s, err.Error())
+	}
+}
+
+// closeSocket closes at once. It may be called again.
+func (l *loop) closeSocket(s *socket, why string) {
+	if l.sockets[s.fd] != s {
+		return
+	}
+	l.lost(&s.stream, why)
+	s.gone = true
+	l.sockets[s.fd] = nil
+	l.open--
+	closeFD(s.fd) // epoll forgets it with that
+}
