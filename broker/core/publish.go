@@ -154,7 +154,7 @@ func (conn *Conn) onPubrel(a *packet.Ack) {
 	conn.answer(reply)
 }
 
-// resolveAlias puts the topic of an alias into p, or learns the alias [MQTT-3.3.2-8] [MQTT-3.3.2-10].
+// resolveAlias puts the topic of an alias into p, or learns the alias [MQTT-3.3.2-12].
 func (conn *Conn) resolveAlias(p *packet.Publish) error {
 	limit := int(conn.core.cfg.TopicAliasMaximum)
 	if int(p.TopicAlias) > limit {
@@ -198,8 +198,8 @@ func (conn *Conn) look(pub *publication) packet.Reason {
 	return conn.lastVerdict
 }
 
-// checkTopic refuses topics that clients may not publish to: those that begin with $ are the server's
-// [MQTT-4.7.2-1], and those beyond the limits.
+// checkTopic refuses topics that clients may not publish to: those that begin with $ are the server's (4.7.2), and
+// those beyond the limits.
 func (c *Core) checkTopic(topic []byte) packet.Reason {
 	if topic[0] == '$' || len(topic) > c.cfg.TopicSize || 1+bytes.Count(topic, []byte{'/'}) > c.cfg.TopicLevels {
 		return packet.ReasonTopicNameInvalid

@@ -223,7 +223,7 @@ func (r *router) forgetOutdated() {
 // walk adds what matches rest below n. Its depth is that of the tree, which TopicLevels bounds.
 func (r *router) walk(n *node, rest []byte, found *route, system bool) {
 	if !system {
-		for _, sub := range n.below { // also matches the level above # [MQTT-4.7.1-1]
+		for _, sub := range n.below { // # stands for the level above it too (4.7.1.2)
 			r.collect(found, sub)
 		}
 	}

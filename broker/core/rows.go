@@ -32,7 +32,7 @@ const (
 
 var errRow = errors.New("core: a row of the state tables cannot be read")
 
-// rowKey is client identifier, 0, rest. UTF-8 strings of MQTT hold no U+0000 [MQTT-1.5.4-2].
+// rowKey is client identifier, 0, rest. Strings of MQTT hold no U+0000.
 func rowKey(clientID, rest string) []byte {
 	key := make([]byte, 0, len(clientID)+1+len(rest))
 	key = append(key, clientID...)
