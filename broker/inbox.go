@@ -21,6 +21,8 @@ const (
 	maxWaitingMessages = 8192
 	maxWaitingBytes    = 16 << 20
 	maxWaitingCalls    = 1024
+	// messagesPerRound bounds the messages of one batch: devices are not to wait for those from inside.
+	messagesPerRound = 512
 )
 
 // inbox is the only way from other goroutines into the loop. Whatever was posted while the loop was busy is taken as
@@ -57,6 +59,8 @@ type injection struct {
 	message *Message
 	done    func(error)
 }
+
+func (i injection) size() int { return len(i.message.Topic) + len(i.message.Payload) }
 
 func (m *mail) empty() bool {
 	return m.safe == 0 && m.failed == nil && !m.stop &&
@@ -110,7 +114,7 @@ func (in *inbox) postMessage(i injection) error {
 	if in.closed {
 		return ErrClosed
 	}
-	size := len(i.message.Topic) + len(i.message.Payload)
+	size := i.size()
 	if len(in.mail.messages) >= maxWaitingMessages || in.mail.bytes > 0 && in.mail.bytes+size > maxWaitingBytes {
 		return ErrBusy
 	}
@@ -164,12 +168,20 @@ func (in *inbox) postStop() {
 	in.posted()
 }
 
-// take swaps the batch that has gathered for the empty one given.
+// take swaps the batch that has gathered for the empty one given. Messages beyond messagesPerRound stay for the next.
 func (in *inbox) take(m *mail) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.sleeping = false
 	in.mail, *m = *m, in.mail
+	if len(m.messages) > messagesPerRound {
+		for _, i := range m.messages[messagesPerRound:] {
+			in.mail.messages = append(in.mail.messages, i)
+			in.mail.bytes += i.size()
+		}
+		clear(m.messages[messagesPerRound:])
+		m.messages = m.messages[:messagesPerRound]
+	}
 }
 
 // sleep reports whether the loop may block: nothing has gathered. From now on a post wakes it.

@@ -65,6 +65,28 @@ func TestInboxIsBounded(t *testing.T) {
 			t.Errorf("after the loop has taken them: %v", err)
 		}
 	})
+	t.Run("of one round", func(t *testing.T) {
+		in := &inbox{wake: func() {}}
+		for i := range 2*messagesPerRound + 1 {
+			if err := in.postMessage(injection{message: &Message{Topic: "t", Retain: i == messagesPerRound}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var m mail
+		for round, want := range []int{messagesPerRound, messagesPerRound, 1} {
+			if in.sleep() {
+				t.Fatalf("round %d: the loop may sleep though messages wait", round)
+			}
+			in.take(&m)
+			if len(m.messages) != want || m.messages[0].message.Retain != (round == 1) {
+				t.Errorf("round %d has %d messages, want %d in order", round, len(m.messages), want)
+			}
+			m.reset()
+		}
+		if !in.sleep() || in.mail.bytes != 0 {
+			t.Errorf("%d bytes wait in the end", in.mail.bytes)
+		}
+	})
 	t.Run("bytes", func(t *testing.T) {
 		in := &inbox{wake: func() {}}
 		if err := in.postMessage(injection{message: &Message{Payload: make([]byte, 2*maxWaitingBytes)}}); err != nil {

@@ -176,6 +176,9 @@ func (l *loop) takeMail() {
 	}
 	for i := range m.messages {
 		l.publish(m.messages[i])
+		if l.core.FlushDue() {
+			l.core.Flush(l.flush)
+		}
 	}
 	stop := m.stop
 	m.reset()
@@ -265,11 +268,15 @@ func (l *loop) end() {
 	}
 	l.inbox.close()
 	l.closeFeeds()
-	var rest mail
-	l.inbox.take(&rest)
-	for _, i := range rest.messages {
-		if i.done != nil {
-			i.done(ErrClosed)
+	for {
+		var rest mail
+		if l.inbox.take(&rest); len(rest.messages) == 0 {
+			break
+		}
+		for _, i := range rest.messages {
+			if i.done != nil {
+				i.done(ErrClosed)
+			}
 		}
 	}
 	for i := range l.waiting {

@@ -3,6 +3,7 @@ package broker
 import (
 	"crypto/tls"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"time"
@@ -43,6 +44,16 @@ const (
 	// acceptPause is how long a listener rests when descriptors or memory have run out.
 	acceptPause = time.Second
 )
+
+// warnOfDescriptors tells when the process may not open as many sockets as are configured.
+func warnOfDescriptors(connections int, logger *slog.Logger) {
+	const others = 64 // the store, listeners, bridges, Modbus
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err == nil && limit.Cur < uint64(connections)+others {
+		logger.Warn("broker: the limit of open files is lower than limits.connections asks for",
+			"files", limit.Cur, "connections", connections)
+	}
+}
 
 // listen binds one address.
 func listen(cfg ListenerConfig) (*listener, error) {
