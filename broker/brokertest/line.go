@@ -216,6 +216,15 @@ func parseDisconnect(words []string) *packet.Disconnect {
 	return p
 }
 
+// Publish is the packet of a publish line.
+func Publish(line string) *packet.Publish {
+	words := strings.Fields(line)
+	if words[0] != "publish" {
+		panic("brokertest: not a publish: " + line)
+	}
+	return parsePublish(words[1:])
+}
+
 // Format is the line of a packet from the server, in the form of Parse and with these:
 //
 //	connack [present] 0xREASON [expiry=S] [receive=N] [size=N] [alias=N] [assigned] [keepalive=S] [noshared]

@@ -103,6 +103,9 @@ func (c *Core) Receive(conn *Conn, b []byte) (consumed int) {
 		if err := conn.onPacket(f); err != nil {
 			conn.fail(err)
 		}
+		if conn.readsNothing() {
+			conn.close(packet.ReasonQuotaExceeded, "does not read its answers")
+		}
 	}
 	if conn.over {
 		return len(b)

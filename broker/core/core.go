@@ -227,7 +227,7 @@ func (c *Core) Drain(reason packet.Reason) {
 	c.workLeft = false
 	c.draining, c.drainReason = true, reason
 	for _, conn := range c.conns {
-		if conn.acks.len() > 0 {
+		if conn.acks.len() > 0 && c.failed == nil {
 			continue
 		}
 		if conn.established {
@@ -260,6 +260,7 @@ type Stats struct {
 	DroppedSlow     uint64 // QoS 0, the reader was too slow
 	DroppedTooLarge uint64 // larger than the client accepts
 	DroppedExpired  uint64
+	DroppedFull     uint64 // QoS 0 that an attachment lifts, and the log had no room; live clients got it
 	DroppedWills    uint64 // not authorised any more, or not taken by the log
 	DroppedRetained uint64 // QoS 0 not kept, or not queued for a new subscription: no room
 

@@ -4,7 +4,8 @@ import "time"
 
 // Config has the limits of the core. A zero field means its default, which SetDefaults puts in.
 type Config struct {
-	// PacketSize is the largest packet accepted from a client, in bytes, announced to 5.0 clients. Default 1 MiB.
+	// PacketSize is the largest packet accepted from a client, in bytes, announced to 5.0 clients. Default 1 MiB, at
+	// most 256,000,000.
 	PacketSize uint32
 	// ReceiveMaximum is how many QoS 1 and 2 messages a 5.0 client may have unacknowledged; announced. Default 100.
 	ReceiveMaximum uint16
@@ -23,8 +24,9 @@ type Config struct {
 	// Inflight bounds the QoS 1 and 2 messages sent to a client and not acknowledged, below what the client allows.
 	// 1 to 65,535. Default 1,000.
 	Inflight int
-	// OutputBytes bounds the output waiting for one connection. Above it QoS 0 is dropped and QoS 1 and 2 wait.
-	// Default 1 MiB, at least 64 KiB.
+	// OutputBytes bounds the output waiting for one connection. Above it QoS 0 is dropped and QoS 1 and 2 wait; a
+	// client that lets twice as much of the answers to its own packets wait is disconnected. Default 1 MiB, at least
+	// 64 KiB.
 	OutputBytes int
 	// QueueMessages and QueueBytes bound the QoS 1 and 2 messages that wait in memory for a session that ends with
 	// its connection; beyond either it is disconnected. Default 10,000 and 1 MiB.
@@ -66,6 +68,7 @@ func (c *Config) SetDefaults() {
 	setDefault(&c.TopicSize, 4_096)
 	setDefault(&c.RetainedMessages, 100_000)
 	setDefault(&c.RetainedBytes, 64<<20)
+	c.PacketSize = min(c.PacketSize, largestPacket)
 	c.Inflight = min(c.Inflight, maxIdentifiers)
 	c.OutputBytes = max(c.OutputBytes, chunkSize)
 	// A topic is a key of the state tables, together with a client identifier; those end at 32 KB.
@@ -91,6 +94,8 @@ type Authorizer interface {
 const (
 	// maxIdentifiers is how many packet identifiers there are.
 	maxIdentifiers = 65535
+	// largestPacket leaves room to what a message may grow by on its way: properties, identifiers, a topic for its alias.
+	largestPacket = 256_000_000
 	// chunkSize is the size of the largest chunk of output.
 	chunkSize = 64 << 10
 	// maxClientID bounds client identifiers, in bytes: they are keys of the state tables. The standard asks for 23

@@ -157,6 +157,28 @@ func TestSlowReaderIsBounded(t *testing.T) {
 	}
 }
 
+// A client that asks and never takes the answers is ended at twice the bound.
+func TestClientThatReadsNoAnswers(t *testing.T) {
+	b := newBench(core.Config{OutputBytes: 128 << 10})
+	conn := b.connect("connect c v5 clean")
+	pings := bytes.Repeat(packet.AppendPingreq(nil), 1000)
+	sent := 0
+	for !conn.Closing() {
+		b.receive(conn, pings)
+		b.core.Flush(func(*core.Conn) {})
+		if sent += len(pings); sent > 1<<20 {
+			t.Fatal("it is still there")
+		}
+	}
+	if held := b.core.Stats().MemoryBytes; held > 2*128<<10+64<<10 {
+		t.Errorf("%d bytes were held", held)
+	}
+	b.core.Lost(conn, "closed")
+	if held := b.core.Stats().MemoryBytes; held != 0 {
+		t.Errorf("%d bytes are held afterwards", held)
+	}
+}
+
 // The queue of a session in the log is fetched only as fast as its client reads.
 func TestSlowReaderOfAQueue(t *testing.T) {
 	b := newBench(core.Config{})

@@ -216,5 +216,11 @@ func (conn *Conn) overBound() bool {
 	return conn.out.held >= c.cfg.OutputBytes || conn.out.size >= ownShare && c.memory() >= c.cfg.MemoryBytes
 }
 
+// readsNothing reports that the client asks and asks and does not take the answers: nothing else gets output so far.
+func (conn *Conn) readsNothing() bool {
+	c := conn.core
+	return conn.out.held >= 2*c.cfg.OutputBytes || conn.out.held >= 2*chunkSize && c.memory() >= 2*c.cfg.MemoryBytes
+}
+
 // ownShare is what a connection may always have waiting, in bytes.
 const ownShare = 1 << 10

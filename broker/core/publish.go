@@ -201,7 +201,7 @@ func (conn *Conn) look(pub *publication) packet.Reason {
 // checkTopic refuses topics that clients may not publish to: those that begin with $ are the server's (4.7.2), and
 // those beyond the limits.
 func (c *Core) checkTopic(topic []byte) packet.Reason {
-	if topic[0] == '$' || len(topic) > c.cfg.TopicSize || 1+bytes.Count(topic, []byte{'/'}) > c.cfg.TopicLevels {
+	if len(topic) == 0 || topic[0] == '$' || len(topic) > c.cfg.TopicSize || 1+bytes.Count(topic, []byte{'/'}) > c.cfg.TopicLevels {
 		return packet.ReasonTopicNameInvalid
 	}
 	return packet.ReasonSuccess
@@ -241,8 +241,12 @@ func (c *Core) publish(pub *publication) (seq uint64, err error) {
 		r.Message = c.encode(pub)
 	}
 	if len(r.Deliveries) > 0 || len(r.Changes) > 0 {
-		if seq, err = c.append(r); err != nil {
+		seq, err = c.append(r)
+		if err != nil && p.QoS > 0 {
 			return 0, err
+		}
+		if err != nil {
+			c.stats.DroppedFull++ // no acknowledgement promises it
 		}
 	}
 	if keep {
@@ -341,11 +345,31 @@ func (c *Core) inject(p *Inject) (uint64, error) {
 	if err := packet.CheckTopicName(p.Topic); err != nil {
 		return 0, err
 	}
-	if p.QoS > 2 || len(p.Topic) > c.cfg.TopicSize {
-		return 0, &packet.Error{Reason: packet.ReasonTopicNameInvalid, Detail: "message that no client could have sent"}
+	if p.QoS > 2 || len(p.Topic) > c.cfg.TopicSize || !encodable(&p.Publish) {
+		return 0, &packet.Error{Reason: packet.ReasonImplementationSpecificError, Detail: "message that no client could have sent"}
 	}
 	c.injected = p.Publish
 	seq, err := c.publish(&publication{p: &c.injected, origin: p.Origin})
 	c.injected = packet.Publish{}
 	return seq, err
+}
+
+// encodable reports that a message from inside the process can be encoded, and that what comes out can be read.
+func encodable(p *packet.Publish) bool {
+	size := len(p.Payload) + len(p.ContentType) + len(p.ResponseTopic) + len(p.Correlation)
+	long := len(p.ContentType) > packet.MaxString || len(p.ResponseTopic) > packet.MaxString || len(p.Correlation) > packet.MaxString
+	for _, u := range p.UserProperties {
+		size += len(u.Name) + len(u.Value)
+		long = long || len(u.Name) > packet.MaxString || len(u.Value) > packet.MaxString
+	}
+	if long || size > largestPacket {
+		return false
+	}
+	if p.ContentType == nil && p.ResponseTopic == nil && len(p.UserProperties) == 0 && p.PayloadFormat <= 1 {
+		return true // nothing else has a form that could be wrong
+	}
+	probe := *p
+	probe.Payload, probe.TopicAlias, probe.SubscriptionIDs = nil, 0, nil
+	probe.QoS, probe.PacketID, probe.Dup = 0, 0, false
+	return decodeMessage(&packet.Publish{}, probe.Append(nil, packet.V5)) == nil
 }

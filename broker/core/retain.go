@@ -152,7 +152,15 @@ func (c *Core) keep(pub *publication, saved bool) {
 	switch {
 	case saved:
 		delete(c.retained.unsaved, topic)
-	case !volatile(pub.p.Topic):
+	default:
+		c.unsaved(topic)
+	}
+}
+
+// unsaved notes that the row of a topic is out of date. While the log takes nothing, that many are noted and no more:
+// the standard lets us forget a retained message of QoS 0.
+func (c *Core) unsaved(topic string) {
+	if !volatile([]byte(topic)) && c.failed == nil && len(c.retained.unsaved) < 2*c.cfg.RetainedMessages {
 		c.retained.unsaved[topic] = true
 	}
 }
@@ -217,9 +225,7 @@ func (c *Core) sweepRetained() {
 // forgetRetained drops an expired message.
 func (c *Core) forgetRetained(r *retained) {
 	c.retained.remove(r.topic)
-	if !volatile([]byte(r.topic)) {
-		c.retained.unsaved[r.topic] = true
-	}
+	c.unsaved(r.topic)
 	c.stats.DroppedExpired++
 }
 

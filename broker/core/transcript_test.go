@@ -406,17 +406,10 @@ func (tr *transcript) expect(name, want string) {
 
 func (tr *transcript) inject(line string) {
 	line, origin, _ := strings.Cut(line, " from=")
-	b, v := brokertest.Parse(strings.TrimSpace(line), packet.V5)
-	p := &core.Inject{Origin: origin, Done: func(err error) { tr.done = err }}
-	f, _, err := packet.Next(b, v, 0)
-	if err == nil {
-		err = p.Decode(f, v)
-	}
-	if err != nil {
-		tr.fatalf("%v", err)
-	}
 	tr.done = errPending
-	tr.core.Publish(p)
+	tr.core.Publish(&core.Inject{
+		Publish: *brokertest.Publish(line), Origin: origin, Done: func(err error) { tr.done = err },
+	})
 }
 
 func (tr *transcript) attach(name string, filters []string) {
