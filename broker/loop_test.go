@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -182,6 +183,53 @@ func TestAcceptedSocketsSendAtOnce(t *testing.T) {
 		}
 		return l.open == 1
 	})
+}
+
+func TestRemoteAddresses(t *testing.T) {
+	cfg := anyPort()
+	cfg.Listeners = append(cfg.Listeners, ListenerConfig{Address: ":0", Anonymous: true})
+	g := start(t, cfg)
+	g.client(packet.V311, "c")
+	both := g.Addrs()[1].(*net.TCPAddr).Port
+	for _, ip := range []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback} {
+		dial(t, &net.TCPAddr{IP: ip, Port: both}, packet.V311).login(packet.Connect{ClientID: []byte(ip.String()), CleanStart: true})
+	}
+	var got []string
+	g.inLoop(func(l *loop) bool {
+		for _, s := range l.sockets {
+			if s != nil {
+				host, _, err := net.SplitHostPort(s.conn.Info().Remote)
+				if err != nil {
+					t.Error(err)
+				}
+				got = append(got, host+" at "+s.conn.Info().Listener)
+			}
+		}
+		return true
+	})
+	slices.Sort(got)
+	if want := []string{"127.0.0.1 at 127.0.0.1:0", "127.0.0.1 at :0", "::1 at :0"}; !slices.Equal(got, want) {
+		t.Errorf("remote addresses %q, want %q", got, want)
+	}
+}
+
+func TestPacketsInLogLinesTellNoPasswords(t *testing.T) {
+	login := packet.Connect{Version: packet.V5, HasUsername: true, Username: []byte("alice"), HasPassword: true, Password: []byte("secret")}
+	for _, test := range []struct {
+		name string
+		b    []byte
+		want string
+	}{
+		{"nothing", nil, ""},
+		{"ping", packet.AppendPingreq(nil), "c0 00"},
+		{"login", login.Append(nil), "CONNECT"},
+		{"authentication", []byte{0xf0, 1, 2}, "AUTH"},
+		{"a long one", bytes.Repeat([]byte{0x30}, 1000), strings.TrimSpace(strings.Repeat("30 ", 64))},
+	} {
+		if got := firstBytes(test.b); got != test.want {
+			t.Errorf("%s: %q, want %q", test.name, got, test.want)
+		}
+	}
 }
 
 // A subscriber that does not read costs messages of its own only, and bounded memory.

@@ -30,12 +30,17 @@ func anyPort() Config {
 // open opens the store in dir and makes a server that does not run yet.
 func open(t testing.TB, dir string, cfg Config) *gateway {
 	t.Helper()
+	return openSized(t, dir, cfg, 0)
+}
+
+func openSized(t testing.TB, dir string, cfg Config, maxSize int64) *gateway {
+	t.Helper()
 	logger := slog.New(slog.NewTextHandler(io.Discard, nil))
 	if testing.Verbose() {
 		logger = slog.New(slog.NewTextHandler(t.Output(), nil))
 	}
 	var server atomic.Pointer[Server]
-	stored := storage.Config{Path: dir}
+	stored := storage.Config{Path: dir, MaxSize: maxSize}
 	stored.SetDefaults()
 	store, err := storage.Open(stored, logger, func(seq storage.Seq, err error) {
 		if s := server.Load(); s != nil {

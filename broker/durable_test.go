@@ -1,0 +1,140 @@
+package broker
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"forebay/broker/packet"
+	"forebay/storage"
+)
+
+// A session that ends takes its queue with it, and a later one of the same name starts anew.
+func TestEndedSessionLeavesNothingInTheStore(t *testing.T) {
+	dir := t.TempDir()
+	g := open(t, dir, anyPort()).run()
+	first := dial(t, g.addr(), packet.V5)
+	first.login(lasting("device"))
+	first.subscribe("t", 1)
+	first.disconnect()
+	pub := g.client(packet.V5, "pub")
+	pub.deliver(packet.Publish{Topic: []byte("t"), Payload: []byte("for the first"), QoS: 1, PacketID: 1})
+	if !slices.Contains(g.store.Consumers(), "session/device") {
+		t.Errorf("consumers %q lack the session", g.store.Consumers())
+	}
+
+	g.client(packet.V5, "device").disconnect() // clean start, no expiry
+	g.settled("one client", func(s Stats) bool { return s.Connections == 1 && s.Sessions == 1 })
+	if c := g.store.Consumers(); slices.Contains(c, "session/device") {
+		t.Errorf("consumers %q have a session that has ended", c)
+	}
+
+	third := dial(t, g.addr(), packet.V5)
+	if third.login(lasting("device")).SessionPresent {
+		t.Error("the ended session is present")
+	}
+	third.subscribe("t", 1)
+	pub.deliver(packet.Publish{Topic: []byte("t"), Payload: []byte("for the third"), QoS: 1, PacketID: 2})
+	if m := third.receive(); m.payload != "for the third" {
+		t.Errorf("got %v", m)
+	}
+	third.disconnect()
+	pub.deliver(packet.Publish{Topic: []byte("t"), Payload: []byte("while away"), QoS: 1, PacketID: 3})
+	g.stop()
+	g = open(t, dir, anyPort()).run()
+	third = dial(t, g.addr(), packet.V5)
+	third.login(lasting("device"))
+	if m := third.receive(); m.payload != "while away" {
+		t.Errorf("got %v", m)
+	}
+}
+
+// D5: a full store refuses, it does not acknowledge and drop.
+func TestFullStoreRefuses(t *testing.T) {
+	g := openSized(t, t.TempDir(), anyPort(), 8<<20).run()
+	away := dial(t, g.addr(), packet.V5)
+	away.login(lasting("away"))
+	away.subscribe("t", 1)
+	away.disconnect()
+	pub := g.client(packet.V5, "pub")
+	old := dial(t, g.addr(), packet.V311)
+	old.login(packet.Connect{ClientID: []byte("old"), CleanStart: true})
+	for range 2000 {
+		pub.publish(packet.Publish{Topic: []byte("t"), Payload: make([]byte, 16<<10), QoS: 1, PacketID: 1})
+		var ack packet.Ack
+		if err := ack.Decode(pub.expect(packet.PUBACK), packet.V5); err != nil {
+			t.Fatal(err)
+		}
+		if ack.Reason == packet.ReasonSuccess {
+			continue
+		}
+		if ack.Reason != packet.ReasonQuotaExceeded {
+			t.Errorf("PUBACK %v, want %v", ack.Reason, packet.ReasonQuotaExceeded)
+		}
+		old.publish(packet.Publish{Topic: []byte("t"), Payload: make([]byte, 16<<10), QoS: 1, PacketID: 1})
+		old.expectClosed() // 3.1.1 has no other way to refuse
+		pub.deliver(packet.Publish{Topic: []byte("other"), Payload: []byte("x"), QoS: 1, PacketID: 2})
+		return
+	}
+	t.Error("a store of 8 MiB took 32 MB")
+}
+
+// D4: after a failure nothing is acknowledged that needs the disk, and everything else goes on.
+func TestFailedStoreIsNotHidden(t *testing.T) {
+	g := start(t, anyPort())
+	keeper := dial(t, g.addr(), packet.V5)
+	keeper.login(lasting("keeper"))
+	keeper.subscribe("kept", 1)
+	live := g.client(packet.V5, "live")
+	live.subscribe("live", 1)
+	g.Safe(0, errors.New("disk gone"))
+	pub := g.client(packet.V5, "pub")
+	pub.deliver(packet.Publish{Topic: []byte("live"), Payload: []byte("x"), QoS: 1, PacketID: 1})
+	if m := live.receive(); m.payload != "x" {
+		t.Errorf("got %v", m)
+	}
+	pub.publish(packet.Publish{Topic: []byte("kept"), Payload: []byte("x"), QoS: 1, PacketID: 2})
+	for {
+		f, err := pub.next()
+		if err != nil {
+			break // closed without an answer
+		}
+		var ack packet.Ack
+		if f.Type() != packet.PUBACK {
+			continue
+		}
+		if err := ack.Decode(f, packet.V5); err != nil {
+			t.Fatal(err)
+		}
+		if ack.Reason < 0x80 {
+			t.Errorf("PUBACK %v of a message that is nowhere", ack.Reason)
+		}
+		break
+	}
+	done := make(chan error, 1)
+	g.Publish(&Message{Topic: "kept", QoS: 1}, func(err error) { done <- err })
+	if err := <-done; err == nil {
+		t.Error("a message from inside was said to be safe")
+	}
+}
+
+// What was safe before Run nobody could tell the server: it asks.
+func TestWhatWasSafeBeforeRunIsKnown(t *testing.T) {
+	g := open(t, t.TempDir(), anyPort())
+	cursor, err := g.Attach(Attachment{Name: "early", Filters: []AttachFilter{{Filter: "#", MaxQoS: 1}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.store.WaitSafe(t.Context(), g.store.Safe()); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	g.Publish(&Message{Topic: "t", Payload: []byte("x"), QoS: 1}, func(err error) { done <- err })
+	g.run()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if e := next(t, cursor); e.Seq == storage.Seq(0) {
+		t.Error("entry without a number")
+	}
+}
