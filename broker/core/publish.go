@@ -55,9 +55,10 @@ func (conn *Conn) onPublish(f packet.Frame) error {
 		return nil
 	}
 	if p.QoS == 2 {
-		if seq, known := conn.session.inbound[p.PacketID]; known {
-			// Not again: the client repeats what it has no PUBREC for [MQTT-4.3.3-10].
-			conn.answer(ack{seq: seq, kind: packet.PUBREC, id: p.PacketID})
+		if _, known := conn.session.inbound[p.PacketID]; known {
+			// Not again: the client repeats what it has no PUBREC for [MQTT-4.3.3-10]. The record of the first one is
+			// durable: this PUBREC leaves after its own, or in a connection whose CONNACK has waited for a later record.
+			conn.answer(ack{kind: packet.PUBREC, id: p.PacketID})
 			return nil
 		}
 	}
@@ -96,7 +97,7 @@ func (conn *Conn) take(pub *publication, verdict packet.Reason) {
 		}
 		// Before 5.0 a message that is not authorised gets its acknowledgement [MQTT-3.3.5-2] or the connection is closed.
 		if qos == 2 {
-			s.receive(id, 0)
+			s.receive(id)
 		}
 		conn.answer(ack{kind: kind, id: id})
 		return
@@ -112,7 +113,7 @@ func (conn *Conn) take(pub *publication, verdict packet.Reason) {
 		return
 	}
 	if qos == 2 {
-		s.receive(id, seq)
+		s.receive(id)
 	}
 	a := ack{seq: seq, kind: kind, id: id}
 	if pub.route.empty() {
@@ -122,12 +123,11 @@ func (conn *Conn) take(pub *publication, verdict packet.Reason) {
 }
 
 // receive remembers a QoS 2 packet identifier until PUBREL.
-func (s *session) receive(id uint16, seq uint64) {
+func (s *session) receive(id uint16) {
 	if s.inbound == nil {
-		s.inbound = map[uint16]uint64{}
+		s.inbound = map[uint16]struct{}{}
 	}
-	s.inbound[id] = seq
-	s.inboundSeq = max(s.inboundSeq, seq)
+	s.inbound[id] = struct{}{}
 }
 
 // onPubrel ends a QoS 2 exchange with the client. Once PUBCOMP has left the identifier may be used for another
@@ -136,8 +136,8 @@ func (conn *Conn) onPubrel(a *packet.Ack) {
 	c, s := conn.core, conn.session
 	reply := ack{kind: packet.PUBCOMP, id: a.PacketID} // [MQTT-4.3.3-11]
 	if _, known := s.inbound[a.PacketID]; !known {
+		// Released before, and the removal is durable: the same holds as for a repeated PUBLISH.
 		reply.reason = packet.ReasonPacketIdentifierNotFound
-		reply.seq = s.inboundSeq
 		conn.answer(reply)
 		return
 	}
@@ -147,7 +147,6 @@ func (conn *Conn) onPubrel(a *packet.Ack) {
 			conn.refuse(reasonOf(err)) // the client repeats PUBREL when it is back
 			return
 		}
-		s.inboundSeq = seq
 		reply.seq = seq
 	}
 	delete(s.inbound, a.PacketID)

@@ -99,7 +99,8 @@ func (s *session) pullQueue() bool {
 
 // resume begins a connection of a session with a queue: what the client has received and not completed is released
 // again, everything else that it has not acknowledged is sent again, in order, with the same identifiers
-// [MQTT-4.4.0-1] [MQTT-4.6.0-1]. It happens here and nowhere else.
+// [MQTT-4.4.0-1] [MQTT-4.6.0-1]. It happens here and nowhere else. That PUBREC was received is durable in every case:
+// CONNACK, which has just left, has waited for a later record.
 func (s *session) resume() {
 	s.flights.reset()
 	s.held, s.hasHeld = Entry{}, false
@@ -108,7 +109,7 @@ func (s *session) resume() {
 		if !s.flights.add(n, awaitComp) {
 			panic("BUG: core: the queue has more in flight than there are identifiers")
 		}
-		s.conn.answer(ack{seq: s.receivedSeq, kind: packet.PUBREL, id: identifier(n)}) // [MQTT-4.3.3-6]
+		s.conn.answer(ack{kind: packet.PUBREL, id: identifier(n)}) // [MQTT-4.3.3-6]
 	}
 }
 
@@ -145,10 +146,9 @@ func (conn *Conn) onPubrec(a *packet.Ack) error {
 	case state == awaitRec:
 		s.flights.set(n, awaitComp)
 		if s.queue != nil {
-			s.receivedSeq = max(s.receivedSeq, s.queue.Received(n))
+			reply.seq = s.queue.Received(n)
 		}
 	}
-	reply.seq = s.receivedSeq
 	conn.answer(reply)
 	return nil
 }

@@ -108,7 +108,7 @@ func (c *Core) restoreOne(clientID string, r *restoredSession) error {
 			c.router.add(s, sub)
 		}
 		for _, id := range r.inbound {
-			s.receive(id, 0)
+			s.receive(id)
 		}
 	}
 	c.sessions[clientID] = s

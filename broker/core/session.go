@@ -26,9 +26,7 @@ type session struct {
 	subscriptions map[string]*subscription
 	retained      []retainedJob // retained messages to be sent for new subscriptions
 
-	// Messages from the client with QoS 2 that it has not released: packet identifier → the record to wait for.
-	inbound    map[uint16]uint64
-	inboundSeq uint64 // the latest change of their rows
+	inbound map[uint16]struct{} // packet identifiers of QoS 2 messages from the client that it has not released
 
 	// Messages to the client.
 	flights     window
@@ -37,7 +35,6 @@ type session struct {
 	next        uint64 // in memory: the next number
 	held        Entry  // taken from the queue and not sent yet
 	hasHeld     bool
-	receivedSeq uint64 // the latest Queue.Received
 	backlog     backlog
 	blocked     bool // output was full; Wrote goes on
 	pulling     bool // in Core.pulls
