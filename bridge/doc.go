@@ -14,8 +14,11 @@
 // identifiers of inbound QoS 2 are rows of the table storage.Bridges, written in the same record as the message and
 // removed, durably, before PUBCOMP, so that a restart of the gateway does not let a command through twice.
 //
-// The upstream session outlives connections and processes. What the bridge knows about it is durable too: a store
-// that does not know the session asks for a clean start, for the packet identifiers in it mean nothing.
+// The upstream session outlives connections and processes. That it exists, and under which client identifier, is durable
+// too: when the store does not know it, a first connection removes whatever session the upstream has, for the packet
+// identifiers in it mean nothing here, and a second one begins the session that is to last.
+//
+// Attach comes before the broker lets devices in; from then on every matching message is kept, whether Run runs or not.
 //
 // # Goroutines
 //

@@ -69,6 +69,39 @@ func TestQoS2LosingEachAnswer(t *testing.T) {
 	g.awaitStatus("one forwarded", func(s Status) bool { return s.Forwarded == 1 && s.Backlog.Count == 0 })
 }
 
+func TestPubrelAndPubcompWaitForTheDiskAndNothingElseDoes(t *testing.T) {
+	u := newUpstream(t)
+	g := newGateway(t, u.address(), withDown, nil)
+	g.broker.sendAll(2, "t", "a")
+	c := u.welcome(false, none)
+	grant(c)
+	c.want("PUBLISH 2 up/t a #2")
+	c.publish(command(2, 9, "go"))
+	c.want("PUBREC 9")
+	g.disk.hold()
+	c.ack(packet.PUBREC, 2, 0)
+	c.ack(packet.PUBREL, 9, 0)
+	g.broker.sendAll(1, "t", "b")
+	c.want("PUBLISH 1 up/t b #3")
+	c.ack(packet.PUBACK, 3, 0)
+	g.awaitStatus("b forwarded", func(s Status) bool { return s.Forwarded == 1 })
+	c.wantNothing() // D2
+	g.disk.let()
+	c.want("PUBREL 2", "PUBCOMP 9")
+
+	// A reconnect does not release sooner either.
+	g.broker.sendAll(2, "t", "c")
+	c.want("PUBLISH 2 up/t c #4")
+	g.disk.hold()
+	c.ack(packet.PUBREC, 4, 0)
+	c.wantNothing()
+	c.net.Close()
+	c = u.welcome(true, none)
+	c.publish(command(0, 0, "the bridge does not read before it has taken up its session"))
+	g.disk.let()
+	c.want("PUBREL 2", "PUBREL 4")
+}
+
 func TestReconnectReleasesBeforeItRepeats(t *testing.T) {
 	u := newUpstream(t)
 	g := newGateway(t, u.address(), nil, nil)

@@ -202,6 +202,51 @@ func (l *lines) String() string {
 	return l.text.String()
 }
 
+// slowLog is the store as a bridge sees it, on a disk that can be held up.
+type slowLog struct {
+	*storage.Log
+
+	mu   sync.Mutex
+	held chan struct{} // nil: the disk works
+	safe storage.Seq   // when it was held up
+}
+
+func (l *slowLog) hold() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.held, l.safe = make(chan struct{}), l.Log.Safe()
+}
+
+func (l *slowLog) let() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(l.held)
+	l.held = nil
+}
+
+func (l *slowLog) Safe() storage.Seq {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.held != nil {
+		return l.safe
+	}
+	return l.Log.Safe()
+}
+
+func (l *slowLog) WaitSafe(ctx context.Context, s storage.Seq) error {
+	l.mu.Lock()
+	held := l.held
+	l.mu.Unlock()
+	if held != nil {
+		select {
+		case <-held:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return l.Log.WaitSafe(ctx, s)
+}
+
 // gateway is one bridge over a store in a directory; it can be stopped and started again, also as after a crash.
 type gateway struct {
 	t      *testing.T
@@ -209,6 +254,7 @@ type gateway struct {
 	cfg    Config
 	tune   func(*Bridge)
 	log    *storage.Log
+	disk   *slowLog
 	broker *localBroker
 	bridge *Bridge
 	lines  *lines
@@ -250,9 +296,9 @@ func (g *gateway) start() {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	g.broker = newLocalBroker(g.t, g.log)
+	g.broker, g.disk = newLocalBroker(g.t, g.log), &slowLog{Log: g.log}
 	logger := slog.New(slog.NewTextHandler(g.lines, nil))
-	g.bridge, err = New(g.cfg, Environment{Site: "plant7", Broker: g.broker, Log: g.log, Logger: logger})
+	g.bridge, err = New(g.cfg, Environment{Site: "plant7", Broker: g.broker, Log: g.disk, Logger: logger})
 	if err != nil {
 		g.t.Fatal(err)
 	}

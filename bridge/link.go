@@ -19,7 +19,6 @@ const (
 // owned by Run.
 type link struct {
 	*conn
-	up        time.Time // when it was established
 	now       time.Time // of this round
 	gathering []byte    // output of this round, and what the writer has not taken yet
 	spare     []byte    // an empty buffer
@@ -29,7 +28,9 @@ type link struct {
 	pinged   time.Time // PINGREQ that has not been answered; zero: none
 	progress time.Time // last acknowledgement, or when the first of those due became due
 	due      int       // packets sent that the upstream must acknowledge
-	proven   bool      // an acknowledgement has come on this link, or none has been due yet
+	proven   bool      // an acknowledgement has come on this link
+	refused  bool      // the upstream has asked for a pause, which is logged, and has acknowledged nothing since
+	look     time.Time // when the counters are looked at next
 }
 
 // expect counts a packet that the upstream must acknowledge.

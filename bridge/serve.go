@@ -12,7 +12,7 @@ import (
 // serve uses one connection until it breaks or ctx ends, when it takes leave and returns nil. The caller closes c.
 func (b *Bridge) serve(ctx context.Context, c *conn) error {
 	now := time.Now()
-	l := &link{conn: c, up: now, now: now, sent: now, heard: now}
+	l := &link{conn: c, now: now, sent: now, heard: now}
 	err := b.resume(ctx, l)
 	if err == nil {
 		b.live.setOpen(true)
@@ -59,33 +59,20 @@ func (b *Bridge) resume(ctx context.Context, l *link) error {
 func (b *Bridge) rounds(ctx context.Context, l *link) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	look := l.now.Add(b.patience.status)
+	l.look = l.now.Add(b.patience.status)
 	var leaveAt time.Time // when stopping
 	stopping := ctx.Done()
-	refused := false
 	for {
 		l.now = time.Now()
-		switch {
-		case stopping == nil:
-			if b.idle() || !l.now.Before(leaveAt) {
-				return nil
-			}
-		default:
+		if stopping != nil {
 			b.gather(l)
+		} else if b.idle() || !l.now.Before(leaveAt) {
+			return nil
 		}
-		if err := l.probe(b.patience.ping); err != nil {
+		if err := b.check(l); err != nil {
 			return err
 		}
-		if l.due > 0 && l.now.Sub(l.progress) >= b.patience.ack {
-			return errStalled
-		}
-		b.judge(l)
-		refused = b.reportRefusal(refused)
-		if !l.now.Before(look) {
-			b.look()
-			look = l.now.Add(b.patience.status)
-		}
-		timer.Reset(b.nextDue(l, look, leaveAt).Sub(l.now))
+		timer.Reset(b.nextDue(l, leaveAt).Sub(l.now))
 
 		var out chan<- []byte
 		if len(l.gathering) > 0 {
@@ -122,6 +109,23 @@ func (b *Bridge) rounds(ctx context.Context, l *link) error {
 	}
 }
 
+// check looks at the clocks: what is overdue, what the link is worth, what the counters say.
+func (b *Bridge) check(l *link) error {
+	if err := l.probe(b.patience.ping); err != nil {
+		return err
+	}
+	if l.due > 0 && l.now.Sub(l.progress) >= b.patience.ack {
+		return errStalled
+	}
+	b.judge(l)
+	b.reportRefusal(l)
+	if !l.now.Before(l.look) {
+		b.look()
+		l.look = l.now.Add(b.patience.status)
+	}
+	return nil
+}
+
 // gather collects what can be sent.
 func (b *Bridge) gather(l *link) {
 	b.down.offerAgain(l)
@@ -154,20 +158,20 @@ func (b *Bridge) judge(l *link) {
 
 // reportRefusal logs the beginning and the end of pauses that the upstream asked for. They are over when it has
 // acknowledged something again.
-func (b *Bridge) reportRefusal(before bool) bool {
-	now := b.forward.refused || before && b.forward.pause > 0
-	if now && !before {
+func (b *Bridge) reportRefusal(l *link) {
+	now := b.forward.refused || l.refused && b.forward.pause > 0
+	if now && !l.refused {
 		b.log.Warn("the upstream refuses messages for now, they wait", "why", b.forward.reason)
 	}
-	if before && !now {
+	if l.refused && !now {
 		b.log.Info("the upstream takes messages again")
 	}
-	return now
+	l.refused = now
 }
 
 // nextDue is when rounds has something to do even if nothing happens.
-func (b *Bridge) nextDue(l *link, look, leaveAt time.Time) time.Time {
-	next := earlier(look, l.nextProbe(b.patience.ping))
+func (b *Bridge) nextDue(l *link, leaveAt time.Time) time.Time {
+	next := earlier(l.look, l.nextProbe(b.patience.ping))
 	if l.due > 0 {
 		next = earlier(next, l.progress.Add(b.patience.ack))
 	}
