@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"runtime"
 	"slices"
@@ -302,6 +303,67 @@ func TestManyConnections(t *testing.T) {
 		c.disconnect()
 	}
 	g.settled("all gone", func(s Stats) bool { return s.Sockets == 0 && s.Connections == 0 })
+}
+
+// Descriptors are used again at once, in the same round too: no event of an old connection may reach a new one.
+func TestComingAndGoing(t *testing.T) {
+	g := start(t, anyPort())
+	steady := g.client(packet.V311, "steady")
+	steady.subscribe("count", 1)
+	const goers, times = 8, 60
+	ends := make(chan error, goers)
+	for i := range goers {
+		go func() { ends <- comeAndGo(g.addr(), i, times) }()
+	}
+	for range goers {
+		if err := <-ends; err != nil {
+			t.Error(err)
+		}
+	}
+	// One of three was published in full before its client went.
+	for range goers * times / 3 {
+		if m := steady.receive(); m.topic != "count" {
+			t.Fatalf("got %v", m)
+		}
+	}
+	g.settled("all but one gone", func(s Stats) bool { return s.Sockets == 1 && s.Connections == 1 && s.Sessions == 1 })
+}
+
+// comeAndGo connects again and again, and goes in the order of the day: in peace, with a reset, in the middle of a packet.
+func comeAndGo(addr net.Addr, who, times int) error {
+	for i := range times {
+		conn, err := net.Dial(addr.Network(), addr.String())
+		if err != nil {
+			return err
+		}
+		b := (&packet.Connect{Version: packet.V311, ClientID: fmt.Append(nil, "goer", who), CleanStart: true}).Append(nil)
+		s := packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{{Filter: []byte("#"), QoS: 1}}}
+		b = s.Append(b, packet.V311)
+		if i%3 == 0 {
+			p := packet.Publish{Topic: []byte("count"), QoS: 1, PacketID: 1}
+			b = p.Append(b, packet.V311)
+			b = append(b, byte(packet.DISCONNECT)<<4, 0)
+		} else {
+			b = append(b, byte(packet.PUBLISH)<<4, 200, 0)
+		}
+		if _, err := conn.Write(b); err != nil {
+			return err
+		}
+		switch i % 3 {
+		case 0:
+			if _, err := io.Copy(io.Discard, conn); err != nil { // until the server has closed
+				return err
+			}
+		case 1:
+			if err := conn.(*net.TCPConn).SetLinger(0); err != nil {
+				return err
+			}
+		}
+		if err := conn.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func TestRunLeavesNoGoroutines(t *testing.T) {
