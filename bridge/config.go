@@ -42,7 +42,9 @@ type Config struct {
 	Reconnect ReconnectConfig `mapstructure:"reconnect"`
 	Queue     QueueConfig     `mapstructure:"queue"`
 
-	// Up lists what is forwarded. The first rule whose filter matches decides.
+	// Up lists what is forwarded. The first rule whose filter matches decides about topic and retain flag. The QoS is
+	// settled when the message enters the queue, so that it is the same at every transmission: of several rules whose
+	// filters match, the one that gives the highest counts.
 	Up []UpRule `mapstructure:"up"`
 
 	// Down lists what is subscribed to upstream. The first rule whose filter matches decides.

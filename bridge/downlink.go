@@ -209,7 +209,7 @@ func (d *downlink) onPublish(l *link, frame packet.Frame) error {
 		return err
 	}
 	if p.TopicAlias != 0 {
-		return &packet.Error{Reason: packet.ReasonTopicAliasInvalid, Statement: "MQTT-3.1.2-26", Detail: "a topic alias, and we allow none"}
+		return &packet.Error{Reason: packet.ReasonTopicAliasInvalid, Statement: "MQTT-3.1.2-27", Detail: "a topic alias, and we allow none"}
 	}
 	if p.QoS == 2 && d.repeated(l, p.PacketID) {
 		d.flush(l)

@@ -48,11 +48,7 @@ func TestCommandsAreAcknowledgedWhenTheBrokerHasThem(t *testing.T) {
 	c.publish(command(0, 0, "c"))
 	g.broker.sendAll(1, "t", "meanwhile")
 	c.want("PUBLISH 1 up/t meanwhile #2") // nothing before: the broker has not said yes
-	for held := 0; held < 3; {
-		g.broker.mu.Lock()
-		held = len(g.broker.held)
-		g.broker.mu.Unlock()
-	}
+	g.broker.awaitHeld(3)
 	g.broker.let()
 	c.want("PUBACK 7", "PUBREC 8")
 	if got := g.broker.messages(); !slices.Equal(got, []string{"plant/press4/set a", "plant/press4/set b", "plant/press4/set c"}) {
@@ -134,11 +130,7 @@ func TestInboundIdentifiersGoWithTheSession(t *testing.T) {
 	grant(c)
 	g.broker.setHold()
 	c.publish(command(2, 9, "old"))
-	for held := 0; held < 1; {
-		g.broker.mu.Lock()
-		held = len(g.broker.held)
-		g.broker.mu.Unlock()
-	}
+	g.broker.awaitHeld(1)
 	c.net.Close() // while the broker still has it
 	c = u.welcome(false, none)
 	g.broker.let()

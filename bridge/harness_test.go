@@ -27,7 +27,7 @@ type localBroker struct {
 
 	mu      sync.Mutex
 	got     []Message
-	changed chan struct{} // closed and replaced when got grows
+	changed chan struct{} // closed and replaced when got or held grows
 	refuse  func(m *Message) error
 	hold    bool // keep done instead of calling it
 	held    []func()
@@ -74,8 +74,9 @@ func (b *localBroker) Publish(m *Message, done func(error)) {
 	}
 	if hold {
 		b.mu.Lock()
+		defer b.mu.Unlock()
 		b.held = append(b.held, finish)
-		b.mu.Unlock()
+		b.notify()
 		return
 	}
 	finish()
@@ -85,8 +86,19 @@ func (b *localBroker) keep(m *Message) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.got = append(b.got, *m)
+	b.notify()
+}
+
+// notify wakes those that await something. b.mu is held.
+func (b *localBroker) notify() {
 	close(b.changed)
 	b.changed = make(chan struct{})
+}
+
+// awaitHeld waits until n messages are kept back by hold.
+func (b *localBroker) awaitHeld(n int) {
+	b.t.Helper()
+	b.await(fmt.Sprintf("%d messages with the broker", n), func([]Message) bool { return len(b.held) == n })
 }
 
 // let finishes what hold kept back.

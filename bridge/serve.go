@@ -30,7 +30,7 @@ func (b *Bridge) serve(ctx context.Context, c *conn) error {
 	case errors.As(err, &broken):
 		b.leave(l, packet.ReasonProtocolError)
 	case errors.As(err, &malformed):
-		b.leave(l, malformed.Reason) // [MQTT-4.13.1-1]
+		b.leave(l, malformed.Reason) // as §4.13 has it for clients too
 	}
 	return err
 }
