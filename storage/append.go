@@ -73,14 +73,15 @@ func (l *Log) appendLocked(r *Record, room int, notify []func()) (Seq, []func(),
 	if err != nil {
 		return 0, nil, err
 	}
-	l.seq++
 	if count == 0 && len(r.Changes) == 0 {
 		// Nobody wants it: nothing to store, yet its Seq becomes safe in turn.
+		l.seq++
 		l.lazy.note(l, -1)
 		l.urgent = true
 		return l.seq, notify, nil
 	}
 	ch := l.space(room)
+	l.seq++
 	start, message := len(ch.buf), r.Message
 	if count == 0 {
 		message = nil
@@ -170,7 +171,8 @@ func (l *Log) storeFull(r *Record, room int) error {
 	return nil
 }
 
-// space returns the open chunk, or a new one, with room bytes free.
+// space returns the open chunk, or a new one, with room bytes free. The caller
+// puts the record with the next Seq there.
 func (l *Log) space(room int) *chunk {
 	if k := len(l.open); k > 0 {
 		if ch := l.open[k-1]; cap(ch.buf)-len(ch.buf) >= room {

@@ -225,6 +225,9 @@ func (c *Cursor) ackLocked(n uint64) bool {
 		c.received.remove(n)
 	} else {
 		written = c.settle(n)
+		if !written {
+			c.log.lazy.settled(c.log, c.seqOf(n))
+		}
 	}
 	c.done.add(n, n)
 	c.settleLow()
@@ -251,6 +254,7 @@ func (c *Cursor) Received(n uint64) Seq {
 		return 0
 	}
 	c.settle(n)
+	l.lazy.pin(c.seqOf(n))
 	c.received.add(n, n)
 	c.marks.received.add(n, n)
 	c.mark(true)
@@ -360,7 +364,7 @@ func (c *Cursor) settle(n uint64) (written bool) {
 	if n >= c.refFirst {
 		m, d, _ := c.refs[c.refHead+int(n-c.refFirst)].parse()
 		size = int64(m.size + len(d.extra))
-		written = c.log.lazy.settled(c.log, m.seq)
+		written = m.seq < c.log.lazy.first
 	}
 	i, ok := slices.BinarySearchFunc(c.parts, n, func(p part, n uint64) int {
 		switch {
@@ -392,6 +396,15 @@ func (c *Cursor) settle(n uint64) (written bool) {
 	}
 	c.log.touch(c)
 	return written
+}
+
+// seqOf returns the Seq of n if it is in the tail, else 0.
+func (c *Cursor) seqOf(n uint64) Seq {
+	if n < c.refFirst {
+		return 0
+	}
+	m, _, _ := c.refs[c.refHead+int(n-c.refFirst)].parse()
+	return m.seq
 }
 
 // leave says that c needs nothing from g any more.

@@ -25,24 +25,26 @@ func (z *lazyState) note(l *Log, need int32) {
 // waits reports whether a record is held back.
 func (z *lazyState) waits() bool { return z.head < len(z.need) }
 
-// settled says that one delivery of record seq is done, and reports whether the
-// record has gone to the committer.
-func (z *lazyState) settled(l *Log, seq Seq) (written bool) {
-	if l.cfg.MaxAckDelay == 0 {
-		return true
-	}
-	if seq < z.first {
-		return true
+// settled says that one delivery of record seq is done.
+func (z *lazyState) settled(l *Log, seq Seq) {
+	if l.cfg.MaxAckDelay == 0 || seq < z.first {
+		return
 	}
 	n := &z.need[seq-z.first]
 	if *n < 0 {
-		return true
+		return
 	}
 	*n--
 	if *n == 0 {
 		z.advance(l)
 	}
-	return false
+}
+
+// pin says that record seq must be written, whatever becomes of it.
+func (z *lazyState) pin(seq Seq) {
+	if i := seq - z.first; seq >= z.first && i < Seq(len(z.need)) && i >= Seq(z.head) {
+		z.need[i] = -1
+	}
 }
 
 // advance moves Safe over what needs no storage any more.

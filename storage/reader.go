@@ -290,11 +290,16 @@ func (r *reader) read(f *fetch) error {
 		size, full := 0, false
 		eachChunk(tx, f.at.chunk, func(first Seq, index []share, frames []byte, err error) bool {
 			if f.at.chunk != first {
-				f.at.chunk, f.at.offset = first, 0
+				f.at.offset = 0
 			}
-			if err == nil && !wanted(index, f) {
-				return true
+			if err == nil {
+				if s, ok := shareOf(index, f.consumer); !ok || s.last < f.from {
+					return true
+				} else if s.first > f.until {
+					return false // in the tail still; the next fetch begins before it
+				}
 			}
+			f.at.chunk = first
 			if err == nil {
 				size, full, err = f.scan(frames, size)
 			}
@@ -306,19 +311,20 @@ func (r *reader) read(f *fetch) error {
 		})
 		if full {
 			f.end = f.entries[len(f.entries)-1].N
+		} else {
+			f.at.offset = 0 // entries above f.until may have been passed over
 		}
 		return nil
 	})
 }
 
-// wanted reports whether a chunk holds something for f.
-func wanted(index []share, f *fetch) bool {
+func shareOf(index []share, id ConsumerID) (share, bool) {
 	for _, s := range index {
-		if s.consumer == f.consumer {
-			return s.last >= f.from
+		if s.consumer == id {
+			return s, true
 		}
 	}
-	return false
+	return share{}, false
 }
 
 // scan takes the entries out of the frames of one chunk, from f.at.offset on.

@@ -25,6 +25,7 @@ type recovery struct {
 	old      *oldState
 	from     Seq              // records up to it are in the cursors already
 	rowsFrom Seq              // and in the rows
+	damage   bool             // some of what is replayed could not be read
 	census   bool             // there is no checkpoint: use those of the segments
 	files    map[uint32]int64 // segments on disk, with their bytes
 	last     uint32           // the highest segment number seen
@@ -183,6 +184,7 @@ func (r *recovery) replaySegment(id uint32) error {
 	l, name, chunks := r.log, segmentName(id), 0
 	g := l.segments[id]
 	warn := func(text string, err error) {
+		r.damage = true
 		l.log.Warn("storage: "+text, slog.String("file", name), slog.Any("err", err))
 	}
 	err := guard(func() error {
@@ -318,6 +320,9 @@ func (r *recovery) applyMessage(g *segment, body []byte) error {
 		if d.n <= c.pos {
 			continue
 		}
+		if d.n > c.pos+1 {
+			r.gap(c, c.pos+1, d.n-1)
+		}
 		c.pos = d.n
 		c.last = max(c.last, d.n)
 		if c.skip(d.n) == d.n {
@@ -331,6 +336,20 @@ func (r *recovery) applyMessage(g *segment, body []byte) error {
 		}
 	}
 	return nil
+}
+
+// gap deals with n that no record has. They were acknowledged before they were
+// written (see lazyState), or stood in what is damaged or gone.
+func (r *recovery) gap(c *Cursor, first, last uint64) {
+	lost := uint64(0)
+	for n := c.skip(first); n <= last && r.damage; n = c.skip(n + 1) {
+		lost++
+	}
+	if lost > 0 {
+		c.countDrop(CauseDamaged, lost)
+	}
+	c.done.add(first, last)
+	c.settleLow()
 }
 
 func (r *recovery) applyMarks(p *parser) error {

@@ -24,6 +24,7 @@ const (
 	badSuffix      = ".bad"
 	segmentSize    = 32 << 20
 	maxWaiting     = 16 << 20 // bytes appended and not committed yet, beyond which Append refuses
+	growth         = 2 << 20  // bytes that a segment grows by
 	segmentMapping = 2 * segmentSize
 	lockTimeout    = time.Second // for bbolt's own lock; ours on the directory comes first
 )
@@ -100,6 +101,7 @@ func createSegment(dir *directory, id uint32, census []byte) (*writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create segment: %w", err)
 	}
+	db.AllocSize = growth // the default would let the file run 16 MB ahead
 	w := &writer{dir: dir, id: id, db: db}
 	err = db.Update(func(tx *bolt.Tx) error {
 		b, err := tx.CreateBucket(bucketHeader)

@@ -178,7 +178,7 @@ func TestAppendedIsThereAfterReopen(t *testing.T) {
 	}
 	b := mustConsumer(t, l, "b", Limits{})
 	mustAppend(t, l, "one", a, b)
-	s, err := l.Append(&Record{
+	_, err = l.Append(&Record{
 		Time: 1234567890123, Message: []byte("two"),
 		Deliveries: []Delivery{{Consumer: a.ID(), Options: 7, Extra: []byte("extra"), Hold: true}},
 		Changes:    []Change{{Table: Retained, Key: []byte("k"), Value: []byte("v")}, {Table: Sessions, Key: []byte("gone"), Value: []byte{}}},
@@ -186,7 +186,8 @@ func TestAppendedIsThereAfterReopen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s, err = l.Append(&Record{Changes: []Change{{Table: Sessions, Key: []byte("gone")}, {Table: Sessions, Key: []byte("empty"), Value: []byte{}}}}); err != nil {
+	s, err := l.Append(&Record{Changes: []Change{{Table: Sessions, Key: []byte("gone")}, {Table: Sessions, Key: []byte("empty"), Value: []byte{}}}})
+	if err != nil {
 		t.Fatal(err)
 	}
 	mustSafe(t, l, s)
