@@ -1,9 +1,44 @@
-// Package core is the broker as a state machine: connections are streams of bytes, time is told by Tick, and
-// durability by Durable. It has no sockets, files, clocks, locks or goroutines. One goroutine, the loop, calls
-// everything, so every conversation can be replayed exactly.
+// Package core is the broker as a state machine: MQTT 3.1, 3.1.1 and 5.0, without sockets, files, clocks, locks or
+// goroutines. In go the bytes of connections, the time, and how far the log is durable; out come bytes, closes and
+// records. One goroutine, the loop, calls everything, so a conversation can be replayed exactly: see testdata.
 //
 // # The order of calls
 //
 // New, Restore for every row, Restored once; then, round after round: Tick, any number of Accept, Receive, Lost,
-// Durable, QueueReady, LoginResult, Publish, and at the end Flush.
+// Durable, QueueReady, LoginResult, Publish, and at the end Flush. Nothing of the core may be called from within its
+// callbacks (Log, Events, Authorizer, Attachment.Live), but LoginResult from Login, and Publish from Inject.Done.
+//
+// # What it promises
+//
+// The rules D1 to D6 of the design. A message is one record, appended before anybody gets it: a refusal is one for
+// all. PUBACK, PUBREC, PUBCOMP, PUBREL, SUBACK, UNSUBACK and CONNACK stand in one queue per connection and leave in
+// order, each when its record is durable; everything else goes on meanwhile. A session with an expiry keeps its
+// messages to the client in the log, and their packet identifiers are their running numbers there; a session without
+// one keeps in memory what its client has no room for, and its numbers.
+//
+// Every memory is bounded by Config. A reader that is too slow loses QoS 0 messages (counted), gets QoS 1 and 2 later
+// if its session is in the log, and is disconnected if it is not. No packet of a client can make the core panic, hang
+// or grow beyond its limits: see FuzzConversation.
+//
+// # Errors
+//
+// What a client does wrong ends its connection with the reason (5.0) or without a word; the statement that it broke is
+// in the text that Events gets. A log without room is refused to the publisher: 0x97, or before 5.0 the end of the
+// connection without acknowledgement. A log that has failed is told by LogFailed and is final (D4).
+//
+// # Choices where the standard leaves one
+//
+//   - Shared subscriptions are refused with 0x9E and announced as not available; enhanced authentication is refused with
+//     0x8C; no topic aliases are used towards clients.
+//   - Topics that begin with $ are the server's. A client that publishes to one gets 0x90, and before 5.0, like for a
+//     topic it is not authorised for, an acknowledgement (3.1.1 [MQTT-3.3.5-2]); the message goes nowhere and is counted.
+//   - Overlapping subscriptions of a client are one delivery, with the highest QoS and all identifiers, of which 256 at
+//     most are sent.
+//   - A 3.x session that is not clean ends when its client has been away for Config.SessionExpiry.
+//   - A session that a power failure has cut off waits for its client as long as keep alive would have; then its will
+//     goes out. That holds for sessions without expiry too: their will, and nothing else of them, is kept in the log.
+//   - After a restart every message in a queue may have been sent before, and goes out with DUP.
+//   - A retained message with QoS 0 reaches the log within ten seconds; those of $SYS never do.
+//   - A bridge of 3.x (protocol level + 128) gets messages with their retain flag, and not its own.
+//   - CONNACK and SUBACK are sent even if the client's maximum packet size is smaller: only messages are measured.
 package core

@@ -220,12 +220,24 @@ func reasonOf(err error) packet.Reason {
 // publish is the only way in. Whatever must be durable is appended as one record before anybody gets the message, so
 // that a refusal is one for all. seq is what the acknowledgement waits for; 0: nothing.
 func (c *Core) publish(pub *publication) (seq uint64, err error) {
-	if pub.route == nil {
-		pub.route = c.router.find(pub.p.Topic)
-	}
 	p := pub.p
+	if pub.route == nil {
+		pub.route = c.router.find(p.Topic)
+	}
 	p.Dup = false // [MQTT-3.3.1-3]
 	c.encodedOf = nil
+	// Most messages are QoS 0 and for live clients only: they make no record.
+	if p.QoS > 0 || p.Retain || len(pub.route.attached) > 0 {
+		if seq, err = c.store(pub); err != nil {
+			return 0, err
+		}
+	}
+	c.deliver(pub)
+	return seq, nil
+}
+
+// store appends the record of a publication, if it needs one, and keeps it if it is to be retained.
+func (c *Core) store(pub *publication) (seq uint64, err error) {
 	r := &c.record
 	*r = Record{Time: c.wall, Deliveries: r.Deliveries[:0], Changes: r.Changes[:0]}
 	c.addDeliveries(r, pub)
@@ -241,7 +253,7 @@ func (c *Core) publish(pub *publication) (seq uint64, err error) {
 	}
 	if len(r.Deliveries) > 0 || len(r.Changes) > 0 {
 		seq, err = c.append(r)
-		if err != nil && p.QoS > 0 {
+		if err != nil && pub.p.QoS > 0 {
 			return 0, err
 		}
 		if err != nil {
@@ -251,7 +263,6 @@ func (c *Core) publish(pub *publication) (seq uint64, err error) {
 	if keep {
 		c.keep(pub, saved)
 	}
-	c.deliver(pub)
 	return seq, nil
 }
 
