@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"runtime"
 	"slices"
@@ -109,6 +110,21 @@ func TestLimitOfConnections(t *testing.T) {
 	g.settled("room", func(s Stats) bool { return s.Sockets == 1 })
 	g.client(packet.V5, "c").disconnect()
 	a.disconnect()
+}
+
+// Connections must not take the descriptors that the store needs.
+func TestLimitOfConnectionsLeavesDescriptors(t *testing.T) {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	logger := slog.New(slog.DiscardHandler)
+	if got := affordable(int(limit.Cur), logger); got >= int(limit.Cur) || got < 1 {
+		t.Errorf("%d connections of %d descriptors", got, limit.Cur)
+	}
+	if got := affordable(10, logger); got != 10 {
+		t.Errorf("10 connections became %d", got)
+	}
 }
 
 // Without descriptors the listener must rest, not spin, and go on later.

@@ -77,7 +77,7 @@ func New(cfg Config, log *storage.Log, logger *slog.Logger) (*Server, error) {
 	cfg.SetDefaults()
 	s := &Server{cfg: cfg, store: log, queue: newLogQueue(logger.Handler())}
 	s.lines = slog.New(s.queue)
-	warnOfDescriptors(cfg.Limits.Connections, logger)
+	s.cfg.Limits.Connections = affordable(cfg.Limits.Connections, logger)
 	users, access, err := loadFiles(cfg)
 	err = errors.Join(err, s.bind(logger))
 	if err == nil {

@@ -45,14 +45,18 @@ const (
 	acceptPause = time.Second
 )
 
-// warnOfDescriptors tells when the process may not open as many sockets as are configured.
-func warnOfDescriptors(connections int, logger *slog.Logger) {
+// affordable lowers the limit of connections to what the process may open, and leaves descriptors for the rest of it:
+// a store that cannot open its next file has failed for good.
+func affordable(connections int, logger *slog.Logger) int {
 	const others = 64 // the store, listeners, bridges, Modbus
 	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err == nil && limit.Cur < uint64(connections)+others {
-		logger.Warn("broker: the limit of open files is lower than limits.connections asks for",
-			"files", limit.Cur, "connections", connections)
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur >= uint64(connections)+others {
+		return connections
 	}
+	most := max(int(limit.Cur)-others, 1)
+	logger.Warn("broker: limits.connections is lowered, the process may not open more files",
+		"files", limit.Cur, "connections", most, "configured", connections)
+	return most
 }
 
 // listen binds one address.
