@@ -32,6 +32,7 @@ type Conn struct {
 	login       *packet.Connect // while Events.Login is under way: a copy of its own
 	session     *session        // from LoginResult until the connection is over
 	established bool            // CONNACK has left
+	resting     bool            // in Core.resting: it has used up the round
 	ending      bool            // no packet is taken any more, a close is in the queue of answers
 	over        bool            // closed: only output is left
 	touched     bool            // in Core.touched
@@ -65,14 +66,15 @@ func (conn *Conn) Version() packet.Version { return conn.version }
 func (conn *Conn) Closing() bool { return conn.over }
 
 // Paused reports that the core takes nothing from this connection for now: its login is under way, its CONNACK waits
-// for the disk, too many of its acknowledgements do, or the core is draining. The loop need not read it. The end of
+// for the disk, too many of its acknowledgements do, its messages went to so many that others have their turn first,
+// or the core is draining. The loop need not read it. The end of
 // the pause shows as a call in [Core.Flush]; the bytes that Receive has left are then given to it again.
 func (conn *Conn) Paused() bool {
 	if conn.over {
 		return false
 	}
 	return conn.login != nil || conn.session != nil && !conn.established ||
-		conn.ending || conn.core.draining || conn.acks.len() >= maxWaitingAcks
+		conn.ending || conn.resting || conn.core.draining || conn.acks.len() >= maxWaitingAcks
 }
 
 // Accept makes a connection of a transport that has just been opened.
@@ -103,6 +105,10 @@ func (c *Core) Receive(conn *Conn, b []byte) (consumed int) {
 		if err := conn.onPacket(f); err != nil {
 			conn.fail(err)
 		}
+		if c.delivered >= roundDeliveries && !conn.over {
+			conn.resting = true
+			c.resting = append(c.resting, conn)
+		}
 		if conn.readsNothing() {
 			conn.close(packet.ReasonQuotaExceeded, "does not read its answers")
 		}
@@ -111,6 +117,21 @@ func (c *Core) Receive(conn *Conn, b []byte) (consumed int) {
 		return len(b)
 	}
 	return consumed
+}
+
+// roundDeliveries is how many deliveries are made in a round before a connection has to wait for the next: a publisher
+// to thousands of subscribers must not make everybody else wait for all it has sent. It is less than a millisecond.
+const roundDeliveries = 10_000
+
+// rest ends the rest of connections: a new round begins.
+func (c *Core) rest() {
+	c.delivered = 0
+	for _, conn := range c.resting {
+		conn.resting = false
+		c.touch(conn)
+	}
+	clear(c.resting)
+	c.resting = c.resting[:0]
 }
 
 // onPacket is the one switch over packet types. An error is a *packet.Error and ends the connection.

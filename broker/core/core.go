@@ -45,6 +45,8 @@ type Core struct {
 	touched, spareTouched []*Conn
 	pulls, sparePulls     []*session
 	condemned             []condemned
+	resting               []*Conn // have used up the round
+	delivered             int     // deliveries in this round
 	flushDue              bool
 	workLeft              bool
 
@@ -132,6 +134,7 @@ func New(cfg Config, log Log, events Events, now time.Time) *Core {
 func (c *Core) Tick(now time.Time) {
 	c.clock = max(c.clock, now.Sub(c.start))
 	c.wall = now.UnixMilli()
+	c.rest()
 	if c.clock >= c.nextSweep {
 		c.nextSweep = c.clock + time.Second
 		c.sweepConnections()
@@ -207,7 +210,7 @@ func (c *Core) FlushDue() bool { return c.flushDue }
 
 // Busy reports that work was left for the next round: the loop should not sleep before it.
 func (c *Core) Busy() bool {
-	return len(c.pulls) > 0 || len(c.touched) > 0 || len(c.condemned) > 0 || c.workLeft
+	return len(c.pulls) > 0 || len(c.touched) > 0 || len(c.condemned) > 0 || len(c.resting) > 0 || c.workLeft
 }
 
 // Drain begins the end: connections are read no more, and each is closed (5.0: with DISCONNECT and reason, usually

@@ -253,6 +253,40 @@ func TestPublisherIsPausedByTheDisk(t *testing.T) {
 	}
 }
 
+// A publisher to many subscribers does not keep the loop for all it has sent: others are served in between.
+func TestLargeFanOutIsCutIntoRounds(t *testing.T) {
+	b := newBench(core.Config{})
+	const subscribers, messages = 2000, 50
+	for i := range subscribers {
+		b.connect(fmt.Sprintf("connect s%d v4 clean", i), "subscribe 1 a:0")
+	}
+	pub := b.connect("connect p v4 clean")
+	p, _ := brokertest.Parse("publish a =x", packet.V311)
+	rest := bytes.Repeat(p, messages)
+	rounds := 0
+	for ; len(rest) > 0; rounds++ {
+		b.core.Tick(b.now)
+		rest = rest[b.core.Receive(pub, rest):]
+		resumed := false
+		b.core.Flush(func(conn *core.Conn) {
+			b.write(conn)
+			resumed = resumed || conn == pub
+		})
+		if len(rest) > 0 && !pub.Paused() && !resumed {
+			t.Fatal("not paused, and not read to the end")
+		}
+		if len(rest) > 0 && pub.Paused() && !b.core.Busy() {
+			t.Fatal("the loop would sleep over the rest")
+		}
+	}
+	if rounds < 5 {
+		t.Errorf("%d deliveries in %d rounds", subscribers*messages, rounds)
+	}
+	if sent := b.core.Stats().Sent; sent != subscribers*messages {
+		t.Errorf("%d were sent", sent)
+	}
+}
+
 // A subscription to 100,000 retained messages is served in slices, and to the end.
 func TestManyRetainedMessages(t *testing.T) {
 	b := newBench(core.Config{})
