@@ -63,8 +63,8 @@ type LimitsConfig struct {
 	// PacketSize is the largest packet accepted, in bytes. 1 KiB to 256 MiB. Default 1 MiB.
 	PacketSize int64 `mapstructure:"packet_size"`
 
-	// ReceiveMaximum is how many QoS 1 and 2 messages of a client may be unacknowledged at one time, in each
-	// direction. 1 to 65,535. Default 100.
+	// ReceiveMaximum is how many QoS 1 and 2 messages that a 5.0 client has sent may be unacknowledged at one time. It
+	// is told so. 1 to 65,535. Default 100.
 	ReceiveMaximum int `mapstructure:"receive_maximum"`
 
 	// SessionExpiry is the longest time that a session without a connection is kept, in whole seconds. Before 5.0,

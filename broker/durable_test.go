@@ -49,6 +49,39 @@ func TestEndedSessionLeavesNothingInTheStore(t *testing.T) {
 	}
 }
 
+// D1: PUBACK, PUBREC and done wait for the disk; nothing else does.
+func TestAcknowledgementsWaitForTheDisk(t *testing.T) {
+	g := start(t, anyPort())
+	keeper := dial(t, g.addr(), packet.V5)
+	keeper.login(lasting("keeper"))
+	keeper.subscribe("kept", 2)
+	keeper.disconnect()
+	pub := g.client(packet.V5, "pub")
+	g.deaf.Store(true)
+	pub.publish(packet.Publish{Topic: []byte("kept"), QoS: 1, PacketID: 1})
+	pub.publish(packet.Publish{Topic: []byte("kept"), QoS: 2, PacketID: 2})
+	done := make(chan error, 1)
+	g.Publish(&Message{Topic: "kept", QoS: 1}, func(err error) { done <- err })
+	g.settled("what was published", func(s Stats) bool { return s.Received == 2 })
+	if err := g.store.WaitSafe(t.Context(), g.store.Stats().Appended); err != nil {
+		t.Fatal(err)
+	}
+	pub.send(packet.AppendPingreq(nil))
+	pub.expect(packet.PINGRESP) // and no acknowledgement before it
+	select {
+	case err := <-done:
+		t.Errorf("done with %v before the disk", err)
+	default:
+	}
+	g.deaf.Store(false)
+	g.Safe(g.store.Safe(), nil)
+	pub.expectAck(packet.PUBACK, 1)
+	pub.expectAck(packet.PUBREC, 2)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // D5: a full store refuses, it does not acknowledge and drop.
 func TestFullStoreRefuses(t *testing.T) {
 	g := openSized(t, t.TempDir(), anyPort(), 8<<20).run()

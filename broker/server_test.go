@@ -20,6 +20,7 @@ type gateway struct {
 	store  *storage.Log
 	cancel context.CancelFunc
 	ended  chan error
+	deaf   *atomic.Bool // the server does not hear what becomes safe
 }
 
 // anyPort is a configuration with one anonymous listener on a free port.
@@ -40,10 +41,11 @@ func openSized(t testing.TB, dir string, cfg Config, maxSize int64) *gateway {
 		logger = slog.New(slog.NewTextHandler(t.Output(), nil))
 	}
 	var server atomic.Pointer[Server]
+	deaf := new(atomic.Bool)
 	stored := storage.Config{Path: dir, MaxSize: maxSize}
 	stored.SetDefaults()
 	store, err := storage.Open(stored, logger, func(seq storage.Seq, err error) {
-		if s := server.Load(); s != nil {
+		if s := server.Load(); s != nil && !deaf.Load() {
 			s.Safe(seq, err)
 		}
 	})
@@ -55,7 +57,7 @@ func openSized(t testing.TB, dir string, cfg Config, maxSize int64) *gateway {
 		t.Fatal(err)
 	}
 	server.Store(s)
-	return &gateway{Server: s, t: t, store: store}
+	return &gateway{Server: s, t: t, store: store, deaf: deaf}
 }
 
 // run starts the server.
