@@ -16,6 +16,9 @@ type directory struct {
 	path string
 	lock *os.File
 
+	// reserved: the reserve file is there. Owned by whoever writes the state.
+	reserved bool
+
 	// before is called with the name of each step and the file it is about;
 	// an error fails the step. nil outside tests.
 	before func(step, file string) error
@@ -93,6 +96,45 @@ func (d *directory) remove(name string) error {
 		return err
 	}
 	return nil
+}
+
+const (
+	reserveName = "reserve"
+	reserveSize = 1 << 20
+)
+
+// keepReserve holds back some of the disk, so that a store on a full one can
+// still be opened and drained. That there is no room for it is no error: it is
+// tried again when space has come back.
+func (d *directory) keepReserve() {
+	if d.reserved {
+		return
+	}
+	if info, err := os.Stat(d.file(reserveName)); err == nil && info.Size() == reserveSize {
+		d.reserved = true
+		return
+	}
+	// Zeros that are written take blocks, holes do not.
+	name := reserveName + newSuffix
+	err := os.WriteFile(d.file(name), make([]byte, reserveSize), 0o600)
+	if err == nil {
+		err = os.Rename(d.file(name), d.file(reserveName))
+	}
+	if err != nil {
+		_ = d.remove(name) // Open removes it otherwise
+		return
+	}
+	d.reserved = true
+}
+
+// useReserve gives the reserve up when err says that the disk is full, and
+// reports whether it is worth trying again.
+func (d *directory) useReserve(err error) bool {
+	if !errors.Is(err, syscall.ENOSPC) {
+		return false
+	}
+	d.reserved = false
+	return os.Remove(d.file(reserveName)) == nil
 }
 
 // guard runs fn, which reads a file through a memory map. A page that cannot be

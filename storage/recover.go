@@ -491,25 +491,38 @@ func (r *recovery) writeState() error {
 	}
 	l.point.removed = nil
 	p := l.snapshot(l.tune.now())
-	var err error
-	l.state, err = createState(l.dir, p, func(put func(key string, value []byte) error) error {
-		for k, v := range r.old.rows {
-			if err := put(k, v); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	create := func() (*stateFile, error) {
+		return createState(l.dir, p, r.putRows)
+	}
+	state, err := create()
+	full := err != nil && l.dir.useReserve(err)
+	if full {
+		l.log.Warn("storage: disk is full; using the reserve", slog.Any("err", err))
+		state, err = create()
+	}
 	if err != nil {
 		return err
 	}
-	l.diskRest = l.state.size
+	l.state, l.diskRest = state, state.size+reserveSize
 	for _, id := range p.remove {
 		if err := l.dir.remove(segmentName(id)); err != nil {
 			return errors.Join(fmt.Errorf("storage: remove %s: %w", segmentName(id), err), l.state.close())
 		}
 		l.diskSegments -= l.segments[id].size
 		delete(l.segments, id)
+	}
+	if !full {
+		l.dir.keepReserve()
+	}
+	return nil
+}
+
+// putRows copies the rows of the old state file.
+func (r *recovery) putRows(put func(key string, value []byte) error) error {
+	for k, v := range r.old.rows {
+		if err := put(k, v); err != nil {
+			return err
+		}
 	}
 	return nil
 }

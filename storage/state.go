@@ -95,6 +95,9 @@ func (l *Log) writeCheckpoint(p *checkpoint) {
 				l.log.Warn("storage: drained segment stays", slog.String("file", segmentName(id)), slog.Any("err", err))
 			}
 		}
+		if len(p.remove) > 0 {
+			l.dir.keepReserve()
+		}
 	}
 	l.mu.Lock()
 	if err == nil {
@@ -102,7 +105,7 @@ func (l *Log) writeCheckpoint(p *checkpoint) {
 			l.diskSegments -= l.segments[id].size
 			delete(l.segments, id)
 		}
-		l.diskRest = l.state.size
+		l.diskRest = l.state.size + reserveSize
 	}
 	close(l.point.busy)
 	l.point.busy = nil
@@ -252,7 +255,8 @@ func createState(dir *directory, p *checkpoint, each func(put func(key string, v
 		err = dir.rename(stateName+newSuffix, stateName)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("storage: create state: %w", err), db.Close())
+		// The file is of no use, and on a full disk its space is.
+		return nil, errors.Join(fmt.Errorf("storage: create state: %w", err), db.Close(), dir.remove(stateName+newSuffix))
 	}
 	return s, nil
 }
