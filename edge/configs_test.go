@@ -102,7 +102,7 @@ func TestCommentedExamplesLoad(t *testing.T) {
 			t.Errorf("%s without #:\n%v\n%s", name, err, uncomment(text))
 			continue
 		}
-		if len(c.Bridges) != 1 || len(c.Modbus.Links) != 1 || c.Site != "pump-station-7" || len(c.Broker.Listeners) != 2 {
+		if len(c.Bridges) != 1 || len(c.Modbus.Links) != 1 || c.Site != "pump-station-7" || len(c.Broker.Listeners) != 3 {
 			t.Errorf("%s without #: %d bridges, %d links, site %s, %d listeners",
 				name, len(c.Bridges), len(c.Modbus.Links), c.Site, len(c.Broker.Listeners))
 		}

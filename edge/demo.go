@@ -16,7 +16,6 @@ import (
 	"forebay/bridge"
 	"forebay/broker"
 	"forebay/modbus"
-	"forebay/storage"
 )
 
 // DemoOptions say how the demonstration runs.
@@ -114,6 +113,11 @@ func (d *demo) run(ctx context.Context) (account Account, err error) {
 	if err := d.build(&parts); err != nil {
 		return Account{}, err
 	}
+	if d.options.Terminal {
+		if _, err := io.WriteString(d.options.Out, "\x1b[2J"); err != nil {
+			return Account{}, err
+		}
+	}
 	publishing, stopPublishing := context.WithCancel(context.Background())
 	defer stopPublishing()
 	for _, device := range d.devices {
@@ -200,7 +204,8 @@ func (d *demo) gatewayConfig(plc string) Config {
 
 // open opens a gateway with a store and a port of its own.
 func (d *demo) open(name string, cfg Config, log *slog.Logger) (*Gateway, error) {
-	cfg.Storage = storage.Config{Path: filepath.Join(d.dir, name)}
+	cfg.Storage = newConfig().Storage
+	cfg.Storage.Path = filepath.Join(d.dir, name)
 	cfg.Broker = broker.Config{Listeners: []broker.ListenerConfig{{Address: "127.0.0.1:0", Anonymous: true}}}
 	cfg.SetDefaults()
 	p := &problems{}

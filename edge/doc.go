@@ -22,13 +22,17 @@
 //
 // # Goroutines
 //
-// Run owns one goroutine for each part (broker loop, one a bridge, the
-// pollers, the commands) and returns when all of them have ended.
+// Run owns one goroutine for each part (the broker's loop, each bridge, the
+// poller, the commands), and the commands one for each link; it returns when
+// all of them have ended. The parts call back from goroutines of their own: the
+// poller into telemetry, the broker's loop when a message is safe, which never
+// blocks or logs.
 //
 // # Locks
 //
-// Config is immutable after Load. Status is guarded by one lock in Gateway
-// that is never held while a part is called.
+// A Config is immutable once Load has returned it. telemetry.mu guards the
+// last samples; nothing is called while it is held. The demonstration has a
+// leaf lock in each of its parts.
 //
 // # Errors
 //

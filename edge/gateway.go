@@ -162,7 +162,7 @@ func (g *Gateway) run(ctx context.Context) error {
 		stages = append(stages, start("bridge "+b.Status().Name, false, b.Run))
 	}
 	stages = append(stages,
-		start("modbus", false, g.poller.Run),
+		start("modbus", false, g.runModbus),
 		start("commands", false, g.commands.run))
 
 	failed := make(chan *stage, len(stages))
@@ -198,6 +198,12 @@ func (g *Gateway) run(ctx context.Context) error {
 	case <-deadline.C:
 		return fmt.Errorf("edge: stop: the store has not been closed within %v; what was acknowledged is safe", DrainTime)
 	}
+}
+
+func (g *Gateway) runModbus(ctx context.Context) error {
+	err := g.poller.Run(ctx)
+	g.telemetry.stopped(time.Now())
+	return err
 }
 
 // wait returns when ctx ends or a vital part has ended. Another part that ends

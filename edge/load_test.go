@@ -237,6 +237,7 @@ func TestLoadProblems(t *testing.T) {
 		{"environment", "a.yaml", "site: 'x-{env:FOREBAY_TEST_UNSET}'\n", []string{
 			`1: site: the environment variable "FOREBAY_TEST_UNSET" is not set; set it, or for a service in its unit file`}},
 
+		{"cut environment", "a.yaml", "site: '{env:HOME'\n", []string{"1: site: {env: has no closing brace; write {env:NAME}"}},
 		{"level", "a.yaml", "log: {level: loud}\n", []string{`1: log.level: "loud" is no level; write debug, info, warn or error`}},
 		{"site", "a.yaml", "site: a+b\n", []string{"1: site: cannot stand in a topic; leave out +, # and control characters"}},
 		{"store too small", "a.yaml", "storage: {max_size: 1MiB}\n", []string{"1: storage.max_size: must be at least 8MiB"}},

@@ -124,13 +124,7 @@ func (r *reader) unknown(key, at, path string, t reflect.Type) {
 func (r *reader) list(v any, t reflect.Type, path string) any {
 	items, ok := v.([]any)
 	if !ok {
-		if tables, isTables := v.([]map[string]any); isTables {
-			for _, table := range tables {
-				items = append(items, table)
-			}
-		} else {
-			return r.refuse(path, "must be a list, not %s; write [ … ] or one - per line", kindOf(v))
-		}
+		return r.refuse(path, "must be a list, not %s; write [ … ] or one - per line", kindOf(v))
 	}
 	// Items that do not fit are kept as zero values, or the paths of those
 	// behind them would be wrong in the messages that follow.
@@ -199,6 +193,10 @@ var environment = regexp.MustCompile(`\{env:([^{}]*)\}`)
 // expand puts environment variables in.
 func (r *reader) expand(s, path string) (string, bool) {
 	ok := true
+	if strings.Contains(environment.ReplaceAllLiteralString(s, ""), "{env:") {
+		r.refuse(path, "{env: has no closing brace; write {env:NAME}")
+		return "", false
+	}
 	s = environment.ReplaceAllStringFunc(s, func(found string) string {
 		name := environment.FindStringSubmatch(found)[1]
 		value, set := r.getenv(name)
@@ -368,7 +366,7 @@ func kindOf(v any) string {
 	switch v := v.(type) {
 	case map[string]any:
 		return "a group of keys"
-	case []any, []map[string]any:
+	case []any:
 		return "a list"
 	case string:
 		if v == "" {

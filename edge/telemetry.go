@@ -2,8 +2,10 @@ package edge
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,6 +37,7 @@ type telemetry struct {
 	refused atomic.Uint64 // by the broker
 
 	mu       sync.Mutex
+	states   []modbus.UnitState              // guarded by mu: the last of every unit
 	last     map[*modbus.TagConfig]TagStatus // guarded by mu
 	refusing error                           // guarded by mu: why samples are refused now; nil: they are not
 	told     error                           // guarded by mu: what was logged of that
@@ -81,6 +84,33 @@ func (t *telemetry) Samples(samples []modbus.Sample) {
 
 // UnitState publishes, retained, whether a unit answers.
 func (t *telemetry) UnitState(s modbus.UnitState) {
+	t.mu.Lock()
+	i := slices.IndexFunc(t.states, func(known modbus.UnitState) bool { return known.Unit == s.Unit })
+	if i < 0 {
+		t.states = append(t.states, s)
+	} else {
+		t.states[i] = s
+	}
+	t.mu.Unlock()
+	t.publishState(s)
+}
+
+// errStopped is the error of units that nobody asks any more.
+var errStopped = errors.New("the gateway has stopped")
+
+// stopped takes back, when the poller has ended, what is retained about units:
+// a state that nobody keeps up to date would look like a present one.
+func (t *telemetry) stopped(now time.Time) {
+	t.mu.Lock()
+	states := slices.Clone(t.states)
+	t.mu.Unlock()
+	for _, s := range states {
+		s.State, s.Since, s.Err = modbus.Offline, now, errStopped
+		t.publishState(s)
+	}
+}
+
+func (t *telemetry) publishState(s modbus.UnitState) {
 	payload := []byte(`{"state":"` + string(s.State) + `","since":`)
 	payload = appendTime(payload, s.Since)
 	if s.Err != nil {

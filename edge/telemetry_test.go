@@ -137,6 +137,12 @@ func TestTelemetryPublishes(t *testing.T) {
 				i, m.Topic, m.Payload, m.QoS, m.Retain, w.Topic, w.Payload, w.QoS, w.Retain)
 		}
 	}
+	// A stopped gateway knows nothing of its units.
+	tel.stopped(at)
+	const stopped = `{"state":"offline","since":"1970-01-01T00:16:40.000Z","error":"the gateway has stopped"}`
+	if got := server.take(); len(got) != 1 || got[0].Topic != want[2].Topic || !got[0].Retain || string(got[0].Payload) != stopped {
+		t.Errorf("at the end: %v, want %s on %s", got, stopped, want[2].Topic)
+	}
 	tags := tel.tags()
 	if tags[0].Value != "1.5" || tags[0].Quality != "good" || tags[1].Error != "gone" || tags[2].Quality != "" {
 		t.Errorf("status: %+v", tags)

@@ -105,3 +105,15 @@ func TestTellsSystemd(t *testing.T) {
 		t.Error("it does not end")
 	}
 }
+
+// The demo ends with Ctrl-C as well, and accounts for itself.
+func TestDemoEndsWithInterrupt(t *testing.T) {
+	p := start(t, forebay(t), "demo")
+	p.wait("acknowledged", "uplink")
+	if err := p.cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if code := p.exitCode(); code != 0 || !strings.Contains(p.output(), "Nothing was lost, nothing duplicated.") {
+		t.Errorf("exit %d:\n%s", code, p.output())
+	}
+}
