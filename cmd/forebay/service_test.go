@@ -106,6 +106,22 @@ func TestTellsSystemd(t *testing.T) {
 	}
 }
 
+// A file that only one bridge needs is missed by name, and by nobody else.
+func TestMissingBridgeFileStopsNothing(t *testing.T) {
+	g := startGateway(t, smallest+`
+bridges:
+  - name: cloud
+    addresses: ["mqtt://127.0.0.1:9"]
+    username: gw
+    password_file: cloud.password
+    up: [{filter: "plant/#"}]
+`)
+	g.wait("WARN", "bridges[0].password_file", "cloud.password", "no such file")
+	if code := g.stop(); code != 0 {
+		t.Errorf("exit %d, want 0:\n%s", code, g.output())
+	}
+}
+
 // The demo ends with Ctrl-C as well, and accounts for itself.
 func TestDemoEndsWithInterrupt(t *testing.T) {
 	p := start(t, forebay(t), "demo")
