@@ -170,7 +170,7 @@ func (d *demo) build(parts *demoParts) error {
 	}
 	parts.start(d.judge.client.run)
 
-	lines := slog.New(slog.NewTextHandler(d.lines, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	lines := slog.New(slog.NewTextHandler(d.lines, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: withoutTime}))
 	if d.gateway, err = d.open("gateway", d.gatewayConfig(plc.Addr().String()), lines); err != nil {
 		return err
 	}
@@ -183,6 +183,14 @@ func (d *demo) build(parts *demoParts) error {
 		d.devices = append(d.devices, device)
 	}
 	return nil
+}
+
+// withoutTime leaves the time out of log lines.
+func withoutTime(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && a.Key == slog.TimeKey {
+		return slog.Attr{}
+	}
+	return a
 }
 
 func (d *demo) gatewayConfig(plc string) Config {

@@ -84,7 +84,7 @@ func (d *demo) line(s Status, v demoVerdict) string {
 
 func (d *demo) screen(s Status, v demoVerdict) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Forebay: a PLC, four devices, a gateway, and a cloud behind an uplink that is cut      %d s\n\n", int(time.Since(d.began).Seconds()))
+	fmt.Fprintf(&b, "Forebay demo: a PLC and four devices, the gateway, and a cloud behind an uplink that is cut   %d s\n\n", int(time.Since(d.began).Seconds()))
 	for _, tag := range s.Tags {
 		age := ""
 		if !tag.Time.IsZero() {
@@ -116,10 +116,10 @@ func (d *demo) printAccount(a Account) error {
 		verdict = fmt.Sprintf("%d LOST, %d DUPLICATED.", a.Lost, a.Duplicated)
 	}
 	_, err := fmt.Fprintf(d.options.Out, `
-%s in %d s: %d messages acknowledged to devices and %d samples of the PLC,
-%d of the messages and all samples that are not lost arrived at the cloud; at most %d waited.
-%s (QoS 1 repeated after an outage: %d.)
-`, count(a.Outages, "outage"), a.Seconds, a.Acknowledged, a.Samples, a.Arrived, a.MaxBacklog, verdict, a.Repeated)
+%s in %d s: %d messages acknowledged to the devices and %d samples of the PLC
+went to the cloud; at most %d waited for the uplink. %s
+(QoS 1 repeated after an outage: %d.)
+`, count(a.Outages, "outage"), a.Seconds, a.Acknowledged, a.Samples, a.MaxBacklog, verdict, a.Repeated)
 	return err
 }
 
