@@ -15,6 +15,10 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
+// maxReceived bounds what one record may say to be received: MQTT has 65,535
+// packet identifiers.
+const maxReceived = 1 << 17
+
 // noRefs is Cursor.refFirst while there is no tail.
 const noRefs = 1<<64 - 1
 
@@ -341,12 +345,10 @@ func (r *recovery) applyMessage(g *segment, body []byte) error {
 // gap deals with n that no record has. They were acknowledged before they were
 // written (see lazyState), or stood in what is damaged or gone.
 func (r *recovery) gap(c *Cursor, first, last uint64) {
-	lost := uint64(0)
-	for n := c.skip(first); n <= last && r.damage; n = c.skip(n + 1) {
-		lost++
-	}
-	if lost > 0 {
-		c.countDrop(CauseDamaged, lost)
+	if from := max(first, c.low+1); r.damage && from <= last {
+		if lost := last - from + 1 - c.done.count(from, last) - c.received.count(from, last); lost > 0 {
+			c.countDrop(CauseDamaged, lost)
+		}
 	}
 	c.done.add(first, last)
 	c.settleLow()
@@ -359,6 +361,9 @@ func (r *recovery) applyMarks(p *parser) error {
 		switch kind {
 		case markAck, markReceived:
 			s := p.spans()
+			if kind == markReceived && s.total() > maxReceived {
+				return errors.New("more received than can be in flight")
+			}
 			if c != nil && p.err == nil {
 				c.replayMarks(s, kind)
 			}
@@ -429,6 +434,9 @@ func (r *recovery) applyCensus(frame []byte) error {
 		said := newCursor(l, id, "")
 		if err := said.decode(&p, nil); err != nil {
 			return err
+		}
+		if said.received.total() > maxReceived {
+			return errors.New("more received than can be in flight")
 		}
 		present[id] = true
 		c := r.consumer(id, said.name)

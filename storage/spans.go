@@ -81,10 +81,22 @@ func (s *spans) remove(n uint64) {
 	}
 }
 
+// count returns how many numbers of first..last are in the set.
+func (s spans) count(first, last uint64) uint64 {
+	k := uint64(0)
+	for i := s.find(first); i < len(s) && s[i].first <= last; i++ {
+		k += min(last, s[i].last) - max(first, s[i].first) + 1
+	}
+	return k
+}
+
+// total returns how many numbers are in the set.
+func (s spans) total() uint64 { return s.count(0, 1<<64-1) }
+
 // valid tells whether the order that the type promises holds.
 func (s spans) valid() bool {
 	for i, e := range s {
-		if e.first > e.last || i > 0 && e.first <= s[i-1].last+1 {
+		if e.first == 0 || e.first > e.last || e.last == 1<<64-1 || i > 0 && e.first <= s[i-1].last+1 {
 			return false
 		}
 	}
