@@ -1,3 +1,62 @@
 // Package storage is the durable log, its cursors and the state tables. It
 // keeps bytes and numbers and knows no MQTT.
+//
+// # Promises
+//
+// Append puts a record into the log: a message for any number of consumers,
+// stored once, and table changes that become durable together with it. It
+// never waits for the disk. When Safe has reached the record's Seq, it survives
+// the death of the process and the loss of power. A record is there as a whole
+// or not at all, and none is there without all before it.
+//
+// Each consumer has a Cursor, which hands out its messages in order and keeps
+// what is acknowledged and received, in any order. Acknowledgements ride on a
+// later commit, at most about a second later: a crash may bring back what was
+// acknowledged just before, never what Received has made durable, and it never
+// loses what was not acknowledged.
+//
+// A segment file is removed when every cursor has passed it and a checkpoint
+// says so; memory is bounded whatever the backlog. What is damaged is set aside
+// (.bad), counted under CauseDamaged when its consumers come to it, and does
+// not keep the process from starting.
+//
+// With Config.MaxAckDelay, a message without table changes and without Hold
+// whose consumers are all live (Cursor.SetLive) waits that long for their
+// acknowledgements, and is never written when they come in time. Anything that
+// needs a commit meanwhile commits everything.
+//
+// # Goroutines
+//
+// The committer (commitLoop) takes whatever waits, writes it with one
+// transaction, advances Safe and tells. It starts a goroutine for each
+// checkpoint, of which there is one at a time, so that commits do not wait for
+// it. The reader (readLoop) fetches for cursors that lag behind the tail in
+// memory. Close ends and awaits all of them.
+//
+// # Locks
+//
+// There is one, Log.mu. It is never held over disk I/O, a callback or anything
+// that blocks. bbolt's own locks are taken without it.
+//
+// # Errors
+//
+// Full: *FullError, nothing of the record was taken; it works again when
+// somebody has acknowledged. Stop: ErrFailed, a write or sync has failed, and
+// only Close and Open help (D4); ErrLocked and *VersionError at Open, which
+// time does not cure. Ours: ErrClosed, and records beyond the package's limits.
+//
+// # Weaknesses
+//
+// BUG(storage): A consumer that never acknowledges keeps every segment that has
+// one of its messages; give it limits.
+//
+// BUG(storage): Each Open writes the state file anew, so it takes time and flash
+// in proportion to the rows of the tables.
+//
+// BUG(storage): The age of messages is measured by the wall clock; a large step
+// of it ages them by as much.
+//
+// BUG(storage): Damage is found when a segment is read. Until then its messages
+// count as waiting. All that stands in a segment whose tree of pages is broken
+// counts as lost, even if some of it could be found by searching the file.
 package storage

@@ -378,7 +378,7 @@ func TestMessagesThroughAllOfThePlaces(t *testing.T) {
 					t.Errorf("%s after draining: %+v", c.Name(), s)
 				}
 			}
-			eventually(t, "disk comes back", func() bool { return l.Stats().Disk < full/4 && l.Stats().Segments <= 2 })
+			eventually(t, "disk comes back", func() bool { return l.Stats().Disk-reserveSize < (full-reserveSize)/4 && l.Stats().Segments <= 2 })
 			closeLog(t, l)
 			if left, err := filepath.Glob(filepath.Join(dir, "*"+segmentSuffix)); err != nil || len(left) > 2 {
 				t.Errorf("left %v, %v", left, err)
