@@ -36,7 +36,7 @@ func (l *Log) Append(r *Record) (Seq, error) {
 // room checks the limits of the package and returns how many bytes the frame
 // of r takes at most.
 func (r *Record) room() (int, error) {
-	n := frameHeader + 6*binary.MaxVarintLen64 + len(r.Message)
+	n := int64(frameHeader + 6*binary.MaxVarintLen64 + len(r.Message))
 	if len(r.Message) > MaxMessage {
 		return 0, fmt.Errorf("storage: append: message of %d bytes", len(r.Message))
 	}
@@ -48,19 +48,19 @@ func (r *Record) room() (int, error) {
 		if x > MaxExtra {
 			return 0, fmt.Errorf("storage: append: extra of %d bytes", x)
 		}
-		n += 2*binary.MaxVarintLen64 + 4 + x
+		n += int64(2*binary.MaxVarintLen64 + 4 + x)
 	}
 	for i := range r.Changes {
 		c := &r.Changes[i]
 		if len(c.Key) == 0 || len(c.Key) > MaxKey || len(c.Value) > MaxMessage {
 			return 0, fmt.Errorf("storage: append: row with a key of %d and a value of %d bytes", len(c.Key), len(c.Value))
 		}
-		n += 2*binary.MaxVarintLen64 + 1 + len(c.Key) + len(c.Value)
+		n += int64(2*binary.MaxVarintLen64 + 1 + len(c.Key) + len(c.Value))
 	}
 	if n > 1<<30 {
 		return 0, fmt.Errorf("storage: append: record of %d bytes", n)
 	}
-	return n, nil
+	return int(n), nil
 }
 
 // appendLocked does the work of Append. notify collects the functions to call
@@ -158,7 +158,7 @@ func (l *Log) admit(r *Record, room int) (count int, err error) {
 // storeFull refuses what would not fit on the disk, or in memory while the disk
 // does not keep up. What has no deliveries may use half of the reserve.
 func (l *Log) storeFull(r *Record, room int) error {
-	if l.waiting > 0 && l.waiting+int64(room) > maxWaiting {
+	if l.waiting > maxWaiting {
 		return &FullError{Limit: "waiting"}
 	}
 	limit := l.cfg.MaxSize - reserved

@@ -36,10 +36,14 @@ func (l *Log) commitLoop() {
 		wait := time.Hour
 		if failed == nil {
 			now := time.Now()
+			if now.Sub(l.aged) >= l.tune.expire {
+				l.aged = now
+				l.expireAll()
+			}
 			if due := l.due(now); due <= 0 || closing {
 				g = l.take(now, closing)
 			} else {
-				wait = due
+				wait = min(due, l.tune.expire)
 			}
 		}
 		moved, safe := l.safeMoved, l.safe
@@ -114,9 +118,6 @@ func (l *Log) due(now time.Time) time.Duration {
 func (l *Log) take(now time.Time, closing bool) *group {
 	point := l.point.busy == nil && l.point.dirty() &&
 		(closing || l.point.records >= l.tune.records || l.rowBytes >= maxRowBytes || !now.Before(l.point.at.Add(l.tune.checkpoint)))
-	if point {
-		l.expireAll()
-	}
 	g := &group{segment: l.current}
 	lazy := l.cfg.MaxAckDelay > 0
 	g.write = l.marksDue || point && len(l.marked) > 0 || len(l.open) > 0 && (!lazy || l.lazy.any())

@@ -18,7 +18,7 @@ import (
 func TestKilledChild(t *testing.T) {
 	dir := os.Getenv("FOREBAY_STORAGE_KILL")
 	if dir == "" {
-		t.Skip("the child of TestKill")
+		return // not a test of its own
 	}
 	out := bufio.NewWriter(os.Stdout)
 	safe := make(chan Seq, 1<<16)

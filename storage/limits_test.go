@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -171,9 +172,13 @@ func TestAge(t *testing.T) {
 
 // A consumer that nobody reads must not hold disk for messages beyond their age.
 func TestAgeFreesDiskWithoutAReader(t *testing.T) {
-	l := openTest(t, t.TempDir(), small())
+	var ahead atomic.Int64
+	tune := small()
+	tune.expire = 10 * time.Millisecond
+	tune.now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	l := openTest(t, t.TempDir(), tune)
 	c := mustConsumer(t, l, "c", Limits{MaxAge: time.Hour})
-	old := time.Now().Add(-2 * time.Hour).UnixMilli()
+	old := time.Now().UnixMilli()
 	var last Seq
 	for range 400 {
 		s, err := l.Append(&Record{Time: old, Message: make([]byte, 1000), Deliveries: []Delivery{{Consumer: c.ID()}}})
@@ -183,6 +188,10 @@ func TestAgeFreesDiskWithoutAReader(t *testing.T) {
 		last = s
 	}
 	mustSafe(t, l, last)
+	if got := c.Stats().Count; got != 400 {
+		t.Errorf("%d waiting, want 400", got)
+	}
+	ahead.Store(int64(2 * time.Hour)) // and nothing else happens
 	eventually(t, "old segments go", func() bool { return c.Stats().Count == 0 && l.Stats().Segments <= 1 })
 	closeLog(t, l)
 }

@@ -27,8 +27,9 @@ type Log struct {
 	ended  sync.WaitGroup
 
 	// Owned by the committer.
-	w    *writer // the current segment; nil until something is committed
-	told bool    // that the log has failed
+	w    *writer   // the current segment; nil until something is committed
+	told bool      // that the log has failed
+	aged time.Time // when it last looked for messages too old
 
 	// Owned by whoever writes the state file: Open, then the checkpoint
 	// goroutine of which at most one exists.
@@ -107,7 +108,8 @@ type tuning struct {
 	checkpoint time.Duration
 	records    int // appended, after which a checkpoint is due
 	marks      time.Duration
-	rotate     int64 // a drained segment of this size is given up
+	rotate     int64         // a drained segment of this size is given up
+	expire     time.Duration // between looks for segments whose messages are too old
 	now        func() time.Time
 }
 
@@ -121,6 +123,7 @@ func defaults() tuning {
 		records:    50_000,
 		marks:      900 * time.Millisecond,
 		rotate:     1 << 20,
+		expire:     time.Minute,
 		now:        time.Now,
 	}
 }
