@@ -102,7 +102,7 @@ func explainRefusal(r packet.Reason) string {
 	case packet.ReasonBadUserNameOrPassword:
 		return "the upstream refuses the user name or password: check username and password_file"
 	case packet.ReasonNotAuthorized:
-		return "the upstream says this gateway is not authorized: check its rights there, username and certificate"
+		return "the upstream says this gateway is not authorized: check its username, password or certificate, and its rights there"
 	case packet.ReasonClientIdentifierNotValid:
 		return "the upstream does not accept the client_id"
 	case packet.ReasonUnsupportedProtocolVersion:

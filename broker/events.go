@@ -46,6 +46,11 @@ func (e *events) Disconnected(conn *core.Conn, reason packet.Reason, why string)
 }
 
 func (e *events) Refused(conn *core.Conn, reason packet.Reason, why string) {
+	if conn.Version() == 0 && reason == packet.ReasonUnspecifiedError {
+		// It left before it said anything: a port check, a load balancer.
+		e.write(slog.LevelDebug, "broker: connection closed before CONNECT", conn, slog.String("why", why))
+		return
+	}
 	e.write(slog.LevelWarn, "broker: connection refused", conn, slog.String("reason", reason.String()), slog.String("why", why))
 }
 

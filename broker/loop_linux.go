@@ -192,6 +192,9 @@ func (l *loop) publish(i injection) {
 	m := i.message
 	l.inject = core.Inject{Origin: m.Origin}
 	l.inject.Publish = packet.Publish{Topic: []byte(m.Topic), Payload: m.Payload, QoS: m.QoS, Retain: m.Retain, PublishProperties: m.Properties}
+	for _, v := range m.Changes {
+		l.inject.Changes = append(l.inject.Changes, core.Change{Table: core.Table(v.Table), Key: v.Key, Value: v.Value})
+	}
 	if i.done != nil {
 		key := &i
 		l.waiting[key] = struct{}{}

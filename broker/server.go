@@ -42,6 +42,10 @@ type Message struct {
 
 	// Origin is the name of the attachment it came through, which does not get it back; or empty.
 	Origin string
+
+	// Changes are rows that become durable in one record with the message, and before done is called; with a refusal
+	// none of them is made. Like Payload they are not to be changed meanwhile.
+	Changes []storage.Change
 }
 
 // AttachFilter is one filter of an Attachment.

@@ -69,7 +69,7 @@ func Open(cfg *Config, log *slog.Logger) (*Gateway, error) {
 }
 
 func (g *Gateway) newBridges() {
-	local := &localBroker{server: g.server, store: g.store}
+	local := &localBroker{server: g.server}
 	for _, cfg := range g.cfg.Bridges {
 		b, err := bridge.New(cfg, bridge.Environment{Site: g.cfg.Site, Broker: local, Log: g.store, Logger: g.log})
 		if err != nil {

@@ -96,6 +96,9 @@ type ConnInfo struct {
 type Inject struct {
 	packet.Publish        // Topic, Payload, QoS, Retain and the properties without alias and identifiers
 	Origin         string // the attachment it came through, which does not get it back; or empty
+	// Changes are rows of tables that are not the core's: they become durable in the same record as the message, and
+	// Done waits for them whatever the QoS. With a refusal none of them is made.
+	Changes []Change
 	// Done, if set, is called in the loop once: with nil when a device would get its PUBACK now (D1), or with the
 	// reason why not. It may be called before Publish returns.
 	Done func(err error)

@@ -17,7 +17,8 @@ type publication struct {
 	origin string          // attachment that does not get it
 	route  *route          // if known
 
-	inbound []byte // key of the row of its QoS 2 packet identifier, if that is to be durable
+	inbound []byte   // key of the row of its QoS 2 packet identifier, if that is to be durable
+	changes []Change // of a publisher inside the process, in the same record
 }
 
 // onPublish takes a message from a client.
@@ -227,7 +228,7 @@ func (c *Core) publish(pub *publication) (seq uint64, err error) {
 	p.Dup = false // [MQTT-3.3.1-3]
 	c.encodedOf = nil
 	// Most messages are QoS 0 and for live clients only: they make no record.
-	if p.QoS > 0 || p.Retain || len(pub.route.attached) > 0 {
+	if p.QoS > 0 || p.Retain || len(pub.route.attached) > 0 || len(pub.changes) > 0 {
 		if seq, err = c.store(pub); err != nil {
 			return 0, err
 		}
@@ -248,12 +249,13 @@ func (c *Core) store(pub *publication) (seq uint64, err error) {
 	if pub.inbound != nil {
 		r.Changes = append(r.Changes, Change{TableInbound, pub.inbound, []byte{rowVersion}})
 	}
+	r.Changes = append(r.Changes, pub.changes...)
 	if len(r.Deliveries) > 0 {
 		r.Message = c.encode(pub)
 	}
 	if len(r.Deliveries) > 0 || len(r.Changes) > 0 {
 		seq, err = c.append(r)
-		if err != nil && pub.p.QoS > 0 {
+		if err != nil && (pub.p.QoS > 0 || len(pub.changes) > 0) {
 			return 0, err
 		}
 		if err != nil {
@@ -359,7 +361,7 @@ func (c *Core) inject(p *Inject) (uint64, error) {
 		return 0, &packet.Error{Reason: packet.ReasonImplementationSpecificError, Detail: "message that no client could have sent"}
 	}
 	c.injected = p.Publish
-	seq, err := c.publish(&publication{p: &c.injected, origin: p.Origin})
+	seq, err := c.publish(&publication{p: &c.injected, origin: p.Origin, changes: p.Changes})
 	c.injected = packet.Publish{}
 	return seq, err
 }

@@ -15,17 +15,15 @@ import (
 )
 
 // account is what one device did: it numbers its messages and remembers which
-// of them the gateway acknowledged.
+// of them the gateway acknowledged. It belongs to the goroutine of the device until that has ended.
 type account struct {
-	name string
-	qos  byte
-
-	mu    sync.Mutex
+	name  string
+	topic string // published to
+	qos   byte
 	sent  int // numbers 0 to sent-1 were handed to the client, acknowledged or not
 	acked map[int]bool
+	loose bool // the client itself repeats and reorders: only losses are judged
 }
-
-func (a *account) topic() string { return "plant/" + a.name }
 
 func (a *account) payload(n int) string { return fmt.Sprintf("%s %06d", a.name, n) }
 
@@ -47,7 +45,7 @@ func (l *ledger) add(n int) {
 // reach waits until the devices together have n acknowledgements.
 func (l *ledger) reach(t *testing.T, n int) {
 	t.Helper()
-	deadline := time.After(4 * patience)
+	deadline := time.After(patience)
 	for {
 		l.mu.Lock()
 		total, grown := l.total, l.grown
@@ -64,8 +62,11 @@ func (l *ledger) reach(t *testing.T, n int) {
 }
 
 // paho publishes count messages with the Go client, twenty in flight, through
-// however many restarts of the gateway.
+// however many restarts of the gateway. After a reconnect that client mixes new messages
+// between the repeated ones, and may send PUBLISH again after its PUBREL (seen with v1.5.1),
+// so that only losses are judged.
 func (a *account) paho(t *testing.T, port, count int, book *ledger) {
+	a.loose = true
 	options := mqtt.NewClientOptions().AddBroker(fmt.Sprintf("tcp://127.0.0.1:%d", port)).
 		SetClientID(a.name).SetCleanSession(false).SetStore(mqtt.NewOrderedMemoryStore()).
 		SetAutoReconnect(true).SetConnectRetry(true).SetConnectRetryInterval(50 * time.Millisecond).
@@ -79,46 +80,38 @@ func (a *account) paho(t *testing.T, port, count int, book *ledger) {
 	for n := 0; n < count; n += 20 {
 		var tokens []mqtt.Token
 		for i := n; i < n+20; i++ {
-			tokens = append(tokens, client.Publish(a.topic(), a.qos, false, a.payload(i)))
+			tokens = append(tokens, client.Publish(a.topic, a.qos, false, a.payload(i)))
 		}
-		a.mu.Lock()
 		a.sent = n + 20
-		a.mu.Unlock()
 		for i, token := range tokens {
 			if !token.WaitTimeout(patience) {
 				t.Errorf("%s: message %d is not acknowledged", a.name, n+i)
 				return
 			}
 			if token.Error() == nil {
-				a.mu.Lock()
 				a.acked[n+i] = true
-				a.mu.Unlock()
 			}
 		}
 		book.add(20)
 	}
 }
 
-// mosquittoPub publishes with mosquitto_pub, a hundred messages a run. A run
-// counts as acknowledged when it exits with 0; after any other its numbers are not used again.
+// mosquittoPub publishes with mosquitto_pub, a hundred messages a run, each run with a session
+// of its own. A run counts as acknowledged when it exits with 0; after any other its numbers are not used again.
 func (a *account) mosquittoPub(t *testing.T, path string, port, count int, book *ledger) {
 	for n := 0; len(a.acked) < count; n += 100 {
 		var lines strings.Builder
 		for i := n; i < n+100; i++ {
 			fmt.Fprintln(&lines, a.payload(i))
 		}
-		cmd := exec.Command(path, "-p", fmt.Sprint(port), "-q", fmt.Sprint(a.qos), "-t", a.topic(), "-l")
+		cmd := exec.Command(path, "-p", fmt.Sprint(port), "-c", "-i", fmt.Sprint(a.name, "-", n), "-q", fmt.Sprint(a.qos), "-t", a.topic, "-l")
 		cmd.Stdin = strings.NewReader(lines.String())
 		err := cmd.Run()
-		a.mu.Lock()
 		a.sent = n + 100
 		if err == nil {
 			for i := n; i < n+100; i++ {
 				a.acked[i] = true
 			}
-		}
-		a.mu.Unlock()
-		if err == nil {
 			book.add(100)
 		}
 		if n > 1000*count {
@@ -128,23 +121,33 @@ func (a *account) mosquittoPub(t *testing.T, path string, port, count int, book 
 	}
 }
 
-// judge compares what a device was promised with what arrived at the cloud.
-func (a *account) judge(t *testing.T, received []string) {
+// receiver is a subscriber whose session lasts, and what it has a right to.
+type receiver struct {
+	*process
+	name    string
+	prefix  string // of the topics, before the name of the device
+	ordered bool
+}
+
+// judge compares what a device was promised with what arrived.
+func (a *account) judge(t *testing.T, r *receiver) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	seen := make(map[int]int)
 	last := -1
-	for _, line := range received {
+	for _, line := range r.lines {
 		var n int
-		if _, err := fmt.Sscanf(line, "sites/pump7/plant/"+a.name+" "+a.name+" %d", &n); err != nil {
+		if _, err := fmt.Sscanf(line, r.prefix+a.name+" "+a.name+" %d", &n); err != nil {
 			continue
 		}
 		if seen[n]++; seen[n] == 1 {
-			if n < last {
-				t.Errorf("%s: %d arrived for the first time after %d", a.name, n, last)
+			if n < last && r.ordered && !a.loose {
+				t.Errorf("%s at the %s: %d arrived for the first time after %d", a.name, r.name, n, last)
 			}
 			last = n
 		}
 		if n >= a.sent {
-			t.Errorf("%s: %d arrived but was never sent", a.name, n)
+			t.Errorf("%s at the %s: %d arrived but was never sent", a.name, r.name, n)
 		}
 	}
 	lost, twice := 0, 0
@@ -159,23 +162,30 @@ func (a *account) judge(t *testing.T, received []string) {
 		}
 	}
 	if lost > 0 {
-		t.Errorf("%s, QoS %d: %d of %d acknowledged messages never arrived", a.name, a.qos, lost, len(a.acked))
+		t.Errorf("%s QoS %d: %d of %d acknowledged messages never arrived at the %s", a.name, a.qos, lost, len(a.acked), r.name)
 	}
-	if a.qos == 2 && twice > 0 {
-		t.Errorf("%s: %d QoS 2 messages arrived more than once", a.name, twice)
+	if a.qos == 2 && twice > 0 && !a.loose {
+		t.Errorf("%s: %d QoS 2 messages arrived more than once at the %s", a.name, twice, r.name)
 	}
-	t.Logf("%s QoS %d: acknowledged %d, arrived %d, repeated %d", a.name, a.qos, len(a.acked), len(seen), twice)
+	t.Logf("%s QoS %d: acknowledged %d, arrived at the %s %d, repeated %d", a.name, a.qos, len(a.acked), r.name, len(seen), twice)
 }
 
-// Ten devices publish 20,000 QoS 1 and QoS 2 messages while the cloud goes
-// away twice and the gateway is killed three times at random moments: whatever was acknowledged
-// arrives, QoS 2 exactly once, in order.
+// Ten devices publish 20,000 QoS 1 and QoS 2 messages, and the cloud 2,000 commands, while
+// the cloud goes away twice and the gateway is killed three times at random moments: whatever was
+// acknowledged arrives, QoS 2 exactly once.
+//
+// The cloud is a Mosquitto, and beside it, over a second bridge, a Forebay. Only at that one the
+// order is judged: Mosquitto 2.0.11 sends to a subscriber that comes back while messages flow in
+// another order than it received them (seen on the wire, where the bridge had kept it).
 func TestNothingAcknowledgedIsLost(t *testing.T) {
 	const perDevice = 2000
 	mqtt.ERROR, mqtt.CRITICAL = log.New(io.Discard, "", 0), log.New(io.Discard, "", 0)
 	publisher := program(t, "mosquitto_pub")
 	cloud := startCloud(t)
-	judge := watch(t, cloud.port, "-t", "sites/#", "-q", "2", "-c", "-i", "judge")
+	mirror := startGateway(t, `
+storage: {path: %DIR%/store}
+broker: {listeners: [{address: "127.0.0.1:%PORT%", anonymous: true}]}
+`)
 	gw := startGateway(t, fmt.Sprintf(`
 site: pump7
 storage: {path: %%DIR%%/store}
@@ -183,22 +193,47 @@ broker: {listeners: [{address: "127.0.0.1:%%PORT%%", anonymous: true}]}
 bridges:
   - name: cloud
     addresses: ["mqtt://127.0.0.1:%d"]
-    reconnect: {min: 50ms, max: 500ms}
+    reconnect: {min: 100ms, max: 500ms}
     up: [{filter: "plant/#", topic: "sites/{site}/{topic}", qos: 2}]
-`, cloud.port))
+    down: [{filter: "cmd/pump7/#", topic: "local/{1}", qos: 2}]
+  - name: mirror
+    addresses: ["mqtt://127.0.0.1:%d"]
+    reconnect: {min: 100ms, max: 500ms}
+    up: [{filter: "plant/#", topic: "sites/{site}/{topic}", qos: 2}]
+`, cloud.port, mirror.port))
+	receive := func(name string, port int, prefix string, ordered bool) *receiver {
+		p := watch(t, port, "-t", prefix+"#", "-q", "2", "-c", "-i", "judge")
+		return &receiver{process: p, name: name, prefix: prefix, ordered: ordered}
+	}
+	atCloud := receive("cloud", cloud.port, "sites/pump7/plant/", false)
+	atMirror := receive("mirror", mirror.port, "sites/pump7/plant/", true)
+	atPlant := receive("plant", gw.port, "local/", false)
+	cloud.wait("SUBSCRIBE") // the gateway asks for commands
 
 	book := &ledger{grown: make(chan struct{})}
-	var devices []*account
+	var devices, commanders []*account
 	var working sync.WaitGroup
 	for i := range 10 {
-		a := &account{name: fmt.Sprintf("dev%d", i), qos: byte(1 + i%2), acked: make(map[int]bool)}
+		name := fmt.Sprintf("dev%d", i)
+		a := &account{name: name, topic: "plant/" + name, qos: byte(1 + i%2), acked: make(map[int]bool)}
 		devices = append(devices, a)
 		working.Go(func() {
-			if i < 8 {
+			switch {
+			case i < 6:
+				(&device{account: a, port: gw.port, book: book}).publish(t, perDevice)
+			case i < 8:
 				a.paho(t, gw.port, perDevice, book)
-			} else {
+			default:
 				a.mosquittoPub(t, publisher, gw.port, perDevice, book)
 			}
+		})
+	}
+	for i := range 2 {
+		name := fmt.Sprintf("cmd%d", i)
+		a := &account{name: name, topic: "cmd/pump7/" + name, qos: byte(1 + i), acked: make(map[int]bool)}
+		commanders = append(commanders, a)
+		working.Go(func() {
+			(&device{account: a, port: cloud.port, book: &ledger{grown: make(chan struct{})}}).publish(t, perDevice/2)
 		})
 	}
 
@@ -211,29 +246,32 @@ bridges:
 			gw.process.kill()
 			gw.restart()
 		case "cloud":
+			mirror.process.kill()
 			if code := cloud.stop(); code != 0 {
-				t.Fatalf("mosquitto: exit %d:\n%s", code, cloud.output())
+				t.Fatalf("mosquitto: exit %d:\n%s", code, cloud.tail())
 			}
 			book.reach(t, total*(i+1)/6) // the devices go on meanwhile
 			cloud.restart()
+			mirror.restart()
 		}
 	}
 	working.Wait()
 
 	// A last message of each device, behind all others, shows that everything has arrived.
-	for _, a := range devices {
-		code, out := run(t, publisher, "-p", fmt.Sprint(gw.port), "-q", "2", "-t", a.topic(), "-m", "end of "+a.name)
+	end := func(a *account, port int, receivers ...*receiver) {
+		code, out := run(t, publisher, "-p", fmt.Sprint(port), "-q", "2", "-t", a.topic, "-m", "end of "+a.name)
 		if code != 0 {
 			t.Fatalf("mosquitto_pub: exit %d: %s", code, out)
 		}
+		for _, r := range receivers {
+			r.wait("end of " + a.name)
+			a.judge(t, r)
+		}
 	}
 	for _, a := range devices {
-		judge.wait("end of " + a.name)
+		end(a, gw.port, atCloud, atMirror)
 	}
-	judge.mu.Lock()
-	received := append([]string(nil), judge.lines...)
-	judge.mu.Unlock()
-	for _, a := range devices {
-		a.judge(t, received)
+	for _, a := range commanders {
+		end(a, cloud.port, atPlant)
 	}
 }

@@ -18,7 +18,7 @@ import (
 
 // patience bounds every wait in the end-to-end tests. It only decides how long
 // a broken build takes to fail: no test passes or fails by being fast or slow.
-const patience = 90 * time.Second
+const patience = 60 * time.Second
 
 // program finds a peer that apt installs. Without it the test is skipped,
 // except in CI, where a missing peer is a failure.
@@ -150,15 +150,23 @@ func (p *process) exitCode() int {
 	select {
 	case <-p.exit:
 	case <-time.After(patience):
-		p.t.Fatalf("%s does not end; it printed:\n%s", p.name, p.output())
+		p.t.Fatalf("%s does not end; it printed:\n%s", p.name, p.tail())
 	}
 	return p.cmd.ProcessState.ExitCode()
 }
 
+// output is everything it printed.
 func (p *process) output() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return strings.Join(p.lines, "\n")
+}
+
+// tail is the end of what it printed, for the message of a failure.
+func (p *process) tail() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return strings.Join(p.lines[max(0, len(p.lines)-40):], "\n")
 }
 
 // find waits for a line, from line number `from` on, that holds all the words, and returns it.
@@ -179,10 +187,10 @@ func (p *process) find(from int, words ...string) string {
 		case <-grown:
 		case <-p.exit:
 			if !p.has(at, words) {
-				p.t.Fatalf("%s ended without a line with %q; it printed:\n%s", p.name, words, p.output())
+				p.t.Fatalf("%s ended without a line with %q; it printed:\n%s", p.name, words, p.tail())
 			}
 		case <-deadline:
-			p.t.Fatalf("%s printed no line with %q, but:\n%s", p.name, words, p.output())
+			p.t.Fatalf("%s printed no line with %q, but:\n%s", p.name, words, p.tail())
 		}
 	}
 }
@@ -246,10 +254,10 @@ func (p *process) listening(port int) *process {
 		}
 		select {
 		case <-p.exit:
-			p.t.Fatalf("%s ended before it listened on port %d:\n%s", p.name, port, p.output())
+			p.t.Fatalf("%s ended before it listened on port %d:\n%s", p.name, port, p.tail())
 		case <-tick.C:
 			if time.Now().After(end) {
-				p.t.Fatalf("%s does not listen on port %d:\n%s", p.name, port, p.output())
+				p.t.Fatalf("%s does not listen on port %d:\n%s", p.name, port, p.tail())
 			}
 		}
 	}

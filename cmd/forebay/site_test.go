@@ -62,8 +62,9 @@ func openTo(t *testing.T, dir string) {
 // when its subscription stands.
 func watch(t *testing.T, port int, args ...string) *process {
 	t.Helper()
-	all := append([]string{"-p", fmt.Sprint(port), "-d", "-F", "%t %p"}, args...)
-	p := start(t, program(t, "mosquitto_sub"), all...)
+	// To a pipe it prints only when its buffer is full, unless it is told to do so line by line.
+	all := append([]string{"-oL", program(t, "mosquitto_sub"), "-p", fmt.Sprint(port), "-d", "-F", "%t %p"}, args...)
+	p := start(t, program(t, "stdbuf"), all...)
 	p.wait("Subscribed")
 	return p
 }
