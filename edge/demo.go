@@ -170,7 +170,7 @@ func (d *demo) build(parts *demoParts) error {
 	}
 	parts.start(d.judge.client.run)
 
-	lines := slog.New(slog.NewTextHandler(d.lines, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: withoutTime}))
+	lines := slog.New(slog.NewTextHandler(d.lines, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: brief}))
 	if d.gateway, err = d.open("gateway", d.gatewayConfig(plc.Addr().String()), lines); err != nil {
 		return err
 	}
@@ -185,9 +185,9 @@ func (d *demo) build(parts *demoParts) error {
 	return nil
 }
 
-// withoutTime leaves the time out of log lines.
-func withoutTime(groups []string, a slog.Attr) slog.Attr {
-	if len(groups) == 0 && a.Key == slog.TimeKey {
+// brief leaves out of log lines what the screen has no room for.
+func brief(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey || a.Key == "address") {
 		return slog.Attr{}
 	}
 	return a

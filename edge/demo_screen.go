@@ -47,8 +47,9 @@ func (d *demo) draw() error {
 	}
 	v := d.judge.verdict(d.devices)
 	if d.options.Terminal {
-		// Home, and each line cleared behind its end, so that nothing flickers.
-		text := "\x1b[H" + strings.ReplaceAll(d.screen(status, v), "\n", "\x1b[K\n") + "\x1b[J"
+		// Home, and each line cleared behind its end, so that nothing flickers. Meanwhile the terminal does not wrap:
+		// a long line is cut at its edge, whatever its width.
+		text := "\x1b[?7l\x1b[H" + strings.ReplaceAll(d.screen(status, v), "\n", "\x1b[K\n") + "\x1b[J\x1b[?7h"
 		_, err = fmt.Fprint(d.options.Out, text)
 		return err
 	}
@@ -104,7 +105,7 @@ func (d *demo) screen(s Status, v demoVerdict) string {
 	fmt.Fprintf(&b, "  duplicated     %d\n", v.duplicated)
 	fmt.Fprintf(&b, "  repeated       %d with QoS 1 after an outage, as MQTT allows\n\n", v.repeated)
 	for _, line := range d.lines.last() {
-		b.WriteString("  " + line[:min(len(line), 110)] + "\n")
+		b.WriteString("  " + line + "\n")
 	}
 	b.WriteString("\nCtrl-C ends it with a final account.\n")
 	return b.String()

@@ -171,6 +171,9 @@ func (l *layout) toml(b []byte) {
 		l.add(Problem{Text: "the file holds comments only; it needs at least one setting, for example log = {level = \"info\"}"})
 	}
 	l.tree(tree, "", 0)
+	for key := range tree {
+		l.lines[key] = 0 // it is there, nobody knows where
+	}
 }
 
 // tree judges the keys of a decoded file.

@@ -108,7 +108,7 @@ func parse(b []byte, src source) (*Config, error) {
 	}
 
 	r := &reader{problems: p, source: src, texts: l.texts, tainted: map[string]bool{}}
-	tree := r.value(v.AllSettings(), reflect.TypeFor[Config](), "")
+	tree := r.value(settings(v, l.lines), reflect.TypeFor[Config](), "")
 	cfg := newConfig()
 	if err := decode(tree, cfg); err != nil {
 		// What the reader lets through fits the types, or was left out.
@@ -126,6 +126,21 @@ func parse(b []byte, src source) (*Config, error) {
 		return nil, err
 	}
 	return cfg, nil
+}
+
+// settings returns what viper has read, with the empty groups that AllSettings leaves out: one under a misspelt name
+// is a mistake to be told like any other.
+func settings(v *viper.Viper, lines positions) map[string]any {
+	tree := v.AllSettings()
+	for path := range lines {
+		if _, ok := tree[path]; !ok && path != "" && !strings.ContainsAny(path, ".[") {
+			tree[path] = nil
+		}
+	}
+	for key := range tree {
+		tree[key] = v.Get(key)
+	}
+	return tree
 }
 
 // decodeProblem words an error of viper's decoder that layoutOf did not find.

@@ -196,6 +196,10 @@ func TestLoadProblems(t *testing.T) {
 		{"unknown kind", "a.ini", "x", []string{"0: : unknown kind of file; name it .yaml, .toml or .json"}},
 		{"too large", "a.yaml", strings.Repeat("#", maxFile+1), []string{"0: : larger than 1048576 bytes; this is no configuration"}},
 
+		{"misspelt and empty", "a.yaml", "log: {level: info}\nbrokers: {}\nbroker:\n  limit:\n", []string{
+			"2: brokers: unknown key; did you mean broker?", "4: broker.limit: unknown key; did you mean limits?"}},
+		{"misspelt and empty in a group", "a.toml", "[log]\n[broker.limit]\n", []string{
+			"0: broker.limit: unknown key; did you mean limits?"}},
 		{"cut yaml", "a.yaml", "site: x\nbroker:\n  listeners:\n    - {address: \"127.0.0.1:18", []string{
 			"4: : not YAML: found unexpected end of stream; check indentation, brackets and quotes around this line"}},
 		{"cut json", "a.json", "{\"site\": \"x\",\n\"log\": {", []string{"2: : the file ends in the middle; restore the rest"}},
