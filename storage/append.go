@@ -100,6 +100,9 @@ func (l *Log) appendLocked(r *Record, room int, notify []func()) (Seq, []func(),
 		ref := ref{ch: ch, rec: uint32(start), del: uint32(len(b))}
 		b = appendDelivery(b, d, c.last+1)
 		c.push(ref, int64(len(message)+len(d.Extra)), r.Time)
+		if d.Hold {
+			c.held = c.last
+		}
 		lazy = lazy && c.live && !d.Hold
 		if c.idle && c.notify != nil {
 			c.idle = false
@@ -127,14 +130,19 @@ func (l *Log) appendLocked(r *Record, room int, notify []func()) (Seq, []func(),
 // cursor or nil in l.taken. When the record is refused nothing has changed;
 // otherwise entries have been dropped as the policies say.
 func (l *Log) admit(r *Record, room int) (count int, err error) {
-	if err := l.storeFull(r, room); err != nil {
-		return 0, err
+	if limit := l.storeFull(r, room); limit != "" {
+		l.refused[limit]++
+		l.strained(nil, limit, refused, int64(room))
+		return 0, &FullError{Limit: limit}
 	}
 	l.taken = l.taken[:0]
 	for i := range r.Deliveries {
 		c := l.byID[r.Deliveries[i].Consumer]
 		if c != nil && c.limits.WhenFull == Reject {
-			if limit := c.full(int64(len(r.Message) + len(r.Deliveries[i].Extra))); limit != "" {
+			size := int64(len(r.Message) + len(r.Deliveries[i].Extra))
+			if limit := c.full(size); limit != "" {
+				c.countRefusal(limit)
+				l.strained(c, limit, refused, size)
 				return 0, &FullError{Consumer: c.name, Limit: limit}
 			}
 		}
@@ -146,6 +154,7 @@ func (l *Log) admit(r *Record, room int) (count int, err error) {
 		}
 		size := int64(len(r.Message) + len(r.Deliveries[i].Extra))
 		if c.limits.WhenFull != Reject && !c.makeRoom(size) {
+			l.strained(c, c.full(size), droppedNewest, size)
 			c.countDrop(CauseFull, 1)
 			l.taken[i] = nil
 			continue
@@ -155,20 +164,27 @@ func (l *Log) admit(r *Record, room int) (count int, err error) {
 	return count, nil
 }
 
-// storeFull refuses what would not fit on the disk, or in memory while the disk
-// does not keep up. What has no deliveries may use half of the reserve.
-func (l *Log) storeFull(r *Record, room int) error {
+// The limits of the store in FullError.Limit.
+const (
+	limitStore   = "store"
+	limitWaiting = "waiting"
+)
+
+// storeFull returns which limit of the store keeps r out, or "": it would not
+// fit on the disk, or in memory while the disk does not keep up. What has no
+// deliveries may use half of the reserve.
+func (l *Log) storeFull(r *Record, room int) string {
 	if l.waiting > maxWaiting {
-		return &FullError{Limit: "waiting"}
+		return limitWaiting
 	}
 	limit := l.cfg.MaxSize - reserved
 	if len(r.Deliveries) == 0 {
 		limit += reserved / 2
 	}
 	if l.disk()+l.waiting+int64(room) > limit {
-		return &FullError{Limit: "store"}
+		return limitStore
 	}
-	return nil
+	return ""
 }
 
 // space returns the open chunk, or a new one, with room bytes free. The caller

@@ -36,20 +36,20 @@ func (l *Log) commitLoop() {
 		wait := time.Hour
 		if failed == nil {
 			now := time.Now()
-			if now.Sub(l.aged) >= l.tune.expire {
-				l.aged = now
-				l.expireAll()
-			}
+			look := l.look(now)
 			if due := l.due(now); due <= 0 || closing {
 				g = l.take(now, closing)
 			} else {
-				wait = min(due, l.tune.expire)
+				wait = min(due, look)
 			}
 		}
 		moved, safe := l.safeMoved, l.safe
 		l.safeMoved = false
+		notices := l.notices
+		l.notices = nil
 		l.mu.Unlock()
 
+		l.say(notices)
 		switch {
 		case failed != nil:
 			l.tellFailed(failed)

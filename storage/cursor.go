@@ -33,6 +33,12 @@ type Cursor struct {
 	received spans  // received, not acknowledged
 	pending  Seq    // of the last Received
 	dropped  map[string]uint64
+	refused  map[string]uint64
+
+	// See pinned.
+	sent   uint64 // no n above it has been handed out, in this life or before
+	held   uint64 // no n above it has Hold
+	pinTop uint64 // every n from pos on and up to it is pinned, or waits no more
 
 	// What waits, by segment, in order of n.
 	count int64
@@ -115,11 +121,11 @@ func (c *Cursor) Next() (Entry, bool) {
 			c.idle = true
 			return Entry{}, false
 		}
-		if c.expired(e.Time) {
-			c.dropLocked(CauseAge, n)
+		if c.expired(e.Time) && (n > c.sent || !e.hold) { // see pinned
+			c.dropOld(n)
 			continue
 		}
-		c.pos = n
+		c.pos, c.sent = n, max(c.sent, n)
 		return e, true
 	}
 }
@@ -147,7 +153,7 @@ func (c *Cursor) fromTail(n uint64) (Entry, bool) {
 	if d.hold && m.seq > c.log.safe {
 		return Entry{}, false
 	}
-	e := Entry{N: n, Seq: m.seq, Time: m.time, Options: d.options, Extra: d.extra}
+	e := Entry{N: n, Seq: m.seq, Time: m.time, Options: d.options, Extra: d.extra, hold: d.hold}
 	e.Message = body[len(body)-m.size : len(body) : len(body)]
 	return e, true
 }
@@ -285,7 +291,7 @@ func (c *Cursor) Released() []uint64 {
 func (c *Cursor) Rewind() {
 	c.log.mu.Lock()
 	defer c.log.mu.Unlock()
-	c.pos = c.low
+	c.pos, c.pinTop = c.low, 0
 	c.dropWindow()
 }
 
@@ -299,24 +305,30 @@ type CursorStats struct {
 	Bytes   int64             // of their messages and extras; within a segment that has left memory, by its average
 	Oldest  int64             // arrival of the oldest, Unix ms, or of one acknowledged shortly before it; 0 when none waits
 	Dropped map[string]uint64 // by cause since the consumer was created
+	Refused map[string]uint64 // records that policy Reject refused, by FullError.Limit, since Open
 }
 
-// Stats returns a snapshot. The map is the caller's.
+// Stats returns a snapshot. The maps are the caller's.
 func (c *Cursor) Stats() CursorStats {
 	c.log.mu.Lock()
 	defer c.log.mu.Unlock()
-	s := CursorStats{Count: c.count, Bytes: c.bytes, Dropped: maps.Clone(c.dropped)}
-	if len(c.parts) > 0 {
-		s.Oldest = c.parts[0].oldest
-		if n := c.skip(c.low + 1); n >= c.refFirst && n <= c.last {
-			m, _, _ := c.refs[c.refHead+int(n-c.refFirst)].parse()
-			s.Oldest = m.time
-		}
-	}
-	return s
+	return CursorStats{Count: c.count, Bytes: c.bytes, Oldest: c.oldest(),
+		Dropped: maps.Clone(c.dropped), Refused: maps.Clone(c.refused)}
 }
 
-// push gives the entry at r the next n. log.mu is held here and below.
+// oldest returns CursorStats.Oldest. log.mu is held here and below.
+func (c *Cursor) oldest() int64 {
+	if len(c.parts) == 0 {
+		return 0
+	}
+	if n := c.skip(c.low + 1); n >= c.refFirst && n <= c.last {
+		m, _, _ := c.refs[c.refHead+int(n-c.refFirst)].parse()
+		return m.time
+	}
+	return c.parts[0].oldest
+}
+
+// push gives the entry at r the next n.
 func (c *Cursor) push(r ref, size, arrival int64) {
 	if c.refHead == len(c.refs) {
 		c.refs, c.refHead, c.refFirst = c.refs[:0], 0, c.last+1
@@ -447,52 +459,6 @@ func (c *Cursor) lose(n, last uint64) {
 	}
 	if lost > 0 {
 		c.countDrop(CauseDamaged, uint64(lost))
-	}
-}
-
-// full returns which limit one more entry of that size would exceed, or "".
-func (c *Cursor) full(size int64) string {
-	switch {
-	case c.limits.MaxCount > 0 && c.count >= c.limits.MaxCount:
-		return "count"
-	case c.limits.MaxBytes > 0 && c.bytes+size > c.limits.MaxBytes:
-		return "bytes"
-	}
-	return ""
-}
-
-// makeRoom applies the policies that drop. false: the new entry is to go.
-func (c *Cursor) makeRoom(size int64) bool {
-	if c.full(size) == "" {
-		return true
-	}
-	if c.limits.WhenFull == DropNewest || c.limits.MaxBytes > 0 && size > c.limits.MaxBytes {
-		return false
-	}
-	for c.full(size) != "" {
-		n := c.skip(c.pos + 1)
-		if n > c.last {
-			return false // all that waits is in flight
-		}
-		c.dropLocked(CauseFull, n)
-	}
-	return true
-}
-
-// expire drops what is too old in segments that are so as a whole; the others
-// follow when Next comes to them.
-func (c *Cursor) expire() {
-	for i := 0; i < len(c.parts); {
-		p := c.parts[i]
-		if !c.expired(p.newest) {
-			return
-		}
-		for n := c.skip(max(p.first, c.pos+1)); n <= p.last; n = c.skip(n) {
-			c.dropLocked(CauseAge, n)
-		}
-		if i < len(c.parts) && c.parts[i].segment == p.segment {
-			i++ // some are in flight
-		}
 	}
 }
 

@@ -41,7 +41,8 @@
 // # Errors
 //
 // Full: *FullError, nothing of the record was taken; it works again when
-// somebody has acknowledged. Stop: ErrFailed, a write or sync has failed, and
+// somebody has acknowledged. It is counted in Stats or CursorStats, and the log
+// has one line when refusing or dropping begins and one when it is over (D5). Stop: ErrFailed, a write or sync has failed, and
 // only Close and Open help (D4); ErrLocked and *VersionError at Open, which
 // time does not cure. Ours: ErrClosed, and records beyond the package's limits.
 //
@@ -55,6 +56,9 @@
 //
 // BUG(storage): The age of messages is measured by the wall clock; a large step
 // of it ages them by as much.
+//
+// BUG(storage): After a restart, DropOldest and MaxAge spare as many of a
+// consumer's messages as may have been sent before with QoS 2, sent or not.
 //
 // BUG(storage): Damage is found when a segment is read. Until then its messages
 // count as waiting. All that stands in a segment whose tree of pages is broken

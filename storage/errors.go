@@ -26,7 +26,7 @@ type FullError struct {
 
 func (e *FullError) Error() string {
 	switch {
-	case e.Limit == "waiting":
+	case e.Limit == limitWaiting:
 		return "storage: full: the disk does not keep up"
 	case e.Consumer == "":
 		return "storage: full: max_size of the store reached"

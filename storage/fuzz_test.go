@@ -63,5 +63,6 @@ func newFuzzLog() *Log {
 	return &Log{
 		log: discard(), tune: defaults(), kick: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 		cursors: map[string]*Cursor{}, byID: map[ConsumerID]*Cursor{}, rows: map[string]row{}, segments: map[uint32]*segment{},
+		refused: map[string]uint64{}, episodes: map[episodeKey]*episode{},
 	}
 }

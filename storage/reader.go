@@ -367,7 +367,7 @@ func (f *fetch) take(body []byte, size *int) (full bool, err error) {
 		if message == nil {
 			message = append(make([]byte, 0, m.size), body[len(body)-m.size:]...)
 		}
-		e := Entry{N: d.n, Seq: m.seq, Time: m.time, Options: d.options, Message: message}
+		e := Entry{N: d.n, Seq: m.seq, Time: m.time, Options: d.options, Message: message, hold: d.hold}
 		if len(d.extra) > 0 {
 			e.Extra = append([]byte(nil), d.extra...)
 		}

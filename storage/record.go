@@ -63,6 +63,8 @@ type Entry struct {
 	Options byte
 	Extra   []byte // immutable, valid as long as it is referenced
 	Message []byte // immutable, valid as long as it is referenced
+
+	hold bool // Delivery.Hold
 }
 
 // Policy says what Append does when a consumer has reached a limit of bytes or
@@ -72,11 +74,18 @@ type Policy byte
 // The policies.
 const (
 	Reject     Policy = iota // the whole record is refused with a FullError
-	DropOldest               // the consumer's oldest unread entries go, and are counted
+	DropOldest               // the consumer's oldest unread entries go, and are counted; see Limits
 	DropNewest               // the new message is not delivered to this consumer, and is counted
 )
 
 // Limits of one consumer. Zero fields set no limit.
+//
+// Entries with Hold that Next may have handed out, in this life or before, are
+// dropped neither for age nor for room: their packet identifiers may be open at
+// the peer. When nothing else can go, the new message does.
+//
+// When a consumer begins to refuse or drop, one line in the log says so, and
+// one when it has had room again for a while.
 type Limits struct {
 	MaxBytes int64         // of messages and extras waiting, acknowledged ones not counted
 	MaxCount int64         // of messages waiting

@@ -329,6 +329,9 @@ func (r *recovery) applyMessage(g *segment, body []byte) error {
 		}
 		c.pos = d.n
 		c.last = max(c.last, d.n)
+		if d.hold {
+			c.held = d.n
+		}
 		if c.skip(d.n) == d.n {
 			c.wait(g, d.n, int64(m.size+len(d.extra)), m.time)
 		}
@@ -480,6 +483,7 @@ func (r *recovery) finish() {
 		}
 		c.pos, c.recovered, c.refFirst = c.low, c.last, c.last+1
 		c.window = window{end: c.low}
+		c.pinFormer()
 		c.marks = marks{}
 	}
 	l.marked, l.marksDue, l.urgent, l.deadline = nil, false, false, time.Time{}

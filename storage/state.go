@@ -136,7 +136,7 @@ func (c *Cursor) encode(b []byte, parts bool) []byte {
 		b = binary.AppendVarint(b, p.oldest)
 		b = binary.AppendVarint(b, p.newest)
 	}
-	return b
+	return binary.AppendUvarint(b, c.held)
 }
 
 // decode is the inverse of encode. Parts name segments by number; segment
@@ -164,6 +164,10 @@ func (c *Cursor) decode(p *parser, segment func(id uint32) *segment) error {
 			c.count += e.count
 			c.bytes += e.bytes
 			c.parts = append(c.parts, e)
+		}
+		c.held = c.last // what is not said may be
+		if len(p.b) > 0 && p.err == nil {
+			c.held = min(c.held, p.uint())
 		}
 	}
 	if p.err == nil && (c.name == "" || len(c.name) > maxName || c.low > c.last) {

@@ -27,9 +27,10 @@ type Log struct {
 	ended  sync.WaitGroup
 
 	// Owned by the committer.
-	w    *writer   // the current segment; nil until something is committed
-	told bool      // that the log has failed
-	aged time.Time // when it last looked for messages too old
+	w      *writer   // the current segment; nil until something is committed
+	told   bool      // that the log has failed
+	aged   time.Time // when it last looked for messages too old
+	looked time.Time // when it last looked for episodes that are over
 
 	// Owned by whoever writes the state file: Open, then the checkpoint
 	// goroutine of which at most one exists.
@@ -65,9 +66,12 @@ type Log struct {
 	point        pointState
 	lazy         lazyState
 	damaged      int
-	diskRest     int64     // bytes of the state file
-	diskSegments int64     // sum of segment.size
-	taken        []*Cursor // scratch of appendLocked
+	diskRest     int64                   // bytes of the state file
+	diskSegments int64                   // sum of segment.size
+	taken        []*Cursor               // scratch of appendLocked
+	refused      map[string]uint64       // by FullError.Limit of the store
+	episodes     map[episodeKey]*episode // under way
+	notices      []notice                // for the committer to write
 }
 
 // segment is what is known of one segment file without opening it. Guarded by
@@ -110,6 +114,7 @@ type tuning struct {
 	marks      time.Duration
 	rotate     int64         // a drained segment of this size is given up
 	expire     time.Duration // between looks for segments whose messages are too old
+	quiet      time.Duration // without refusals and drops, before an episode is over
 	now        func() time.Time
 }
 
@@ -124,6 +129,7 @@ func defaults() tuning {
 		marks:      900 * time.Millisecond,
 		rotate:     1 << 20,
 		expire:     time.Minute,
+		quiet:      10 * time.Second,
 		now:        time.Now,
 	}
 }
@@ -152,6 +158,7 @@ func open(cfg Config, log *slog.Logger, safe func(Seq, error), dir *directory, t
 		kick: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: make(chan struct{}),
 		cursors: map[string]*Cursor{}, byID: map[ConsumerID]*Cursor{},
 		rows: map[string]row{}, segments: map[uint32]*segment{},
+		refused: map[string]uint64{}, episodes: map[episodeKey]*episode{},
 	}
 	if err := dir.openLocked(); err != nil {
 		return nil, err
@@ -361,13 +368,18 @@ type Stats struct {
 	Segments int   // segment files, the current one included
 	Damaged  int   // segments set aside as damaged since the store was created
 	Err      error // why the log has failed; nil while it has not
+
+	// Refused counts the records refused since Open because the store was
+	// full, by FullError.Limit; those that a consumer refused are in
+	// CursorStats.
+	Refused map[string]uint64
 }
 
-// Stats returns a snapshot.
+// Stats returns a snapshot. The map is the caller's.
 func (l *Log) Stats() Stats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := Stats{Safe: l.safe, Appended: l.seq, Disk: l.disk(), MaxSize: l.cfg.MaxSize, Damaged: l.damaged, Err: l.failed}
+	s := Stats{Safe: l.safe, Appended: l.seq, Disk: l.disk(), MaxSize: l.cfg.MaxSize, Damaged: l.damaged, Err: l.failed, Refused: maps.Clone(l.refused)}
 	for _, g := range l.segments {
 		if g.size > 0 {
 			s.Segments++
