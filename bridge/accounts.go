@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"forebay/storage"
 )
 
 // accounts counts what became of messages.
@@ -63,6 +65,9 @@ type episode struct {
 // look compares counts with what they were.
 func (w *dropWatch) look(now time.Time, counts map[string]uint64, example func(cause string) string, log *slog.Logger) {
 	for cause, n := range counts {
+		if cause == storage.CauseFull || cause == storage.CauseAge {
+			continue // the store tells of these itself, as they begin and end
+		}
 		e := w.episodes[cause]
 		switch {
 		case n > w.last[cause] && e == nil:

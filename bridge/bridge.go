@@ -54,8 +54,9 @@ type Bridge struct {
 	reported map[string]bool           // failures logged since the last stable connection
 	lostAt   time.Time
 	drops    dropWatch
-	told     string // the status published last
-	spare    []byte // empty buffer for the live buffer
+	lookAt   time.Time // when the counters are looked at next
+	told     string    // the status published last
+	spare    []byte    // empty buffer for the live buffer
 }
 
 // New checks cfg, on which SetDefaults has been called, and reads what the store knows about the bridge. It must be
@@ -164,24 +165,30 @@ func (b *Bridge) Run(ctx context.Context) error {
 
 // sleep waits, keeping the status fresh.
 func (b *Bridge) sleep(ctx context.Context, wait time.Duration) {
-	timer, tick := time.NewTimer(wait), time.NewTicker(b.patience.status)
+	until := time.Now().Add(wait)
+	timer := time.NewTimer(0)
 	defer timer.Stop()
-	defer tick.Stop()
-	for {
+	for ctx.Err() == nil {
+		now := time.Now()
+		b.look(now)
+		if !now.Before(until) {
+			return
+		}
+		timer.Reset(earlier(until, b.lookAt).Sub(now))
 		select {
 		case <-timer.C:
-			return
 		case <-ctx.Done():
-			return
-		case <-tick.C:
-			b.look()
 		}
 	}
 }
 
-// look watches the counters.
-func (b *Bridge) look() {
-	b.drops.look(time.Now(), b.dropped(), b.accounts.lastExample, b.log)
+// look watches the counters when it is time to, whether there is a link or not.
+func (b *Bridge) look(now time.Time) {
+	if now.Before(b.lookAt) {
+		return
+	}
+	b.lookAt = now.Add(b.patience.status)
+	b.drops.look(now, b.dropped(), b.accounts.lastExample, b.log)
 	b.tellStatus()
 }
 

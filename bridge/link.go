@@ -30,7 +30,6 @@ type link struct {
 	due      int       // packets sent that the upstream must acknowledge
 	proven   bool      // an acknowledgement has come on this link
 	refused  bool      // the upstream has asked for a pause, which is logged, and has acknowledged nothing since
-	look     time.Time // when the counters are looked at next
 }
 
 // expect counts a packet that the upstream must acknowledge.

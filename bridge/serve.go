@@ -59,7 +59,6 @@ func (b *Bridge) resume(ctx context.Context, l *link) error {
 func (b *Bridge) rounds(ctx context.Context, l *link) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	l.look = l.now.Add(b.patience.status)
 	var leaveAt time.Time // when stopping
 	stopping := ctx.Done()
 	for {
@@ -119,10 +118,7 @@ func (b *Bridge) check(l *link) error {
 	}
 	b.judge(l)
 	b.reportRefusal(l)
-	if !l.now.Before(l.look) {
-		b.look()
-		l.look = l.now.Add(b.patience.status)
-	}
+	b.look(l.now)
 	return nil
 }
 
@@ -171,7 +167,7 @@ func (b *Bridge) reportRefusal(l *link) {
 
 // nextDue is when rounds has something to do even if nothing happens.
 func (b *Bridge) nextDue(l *link, leaveAt time.Time) time.Time {
-	next := earlier(l.look, l.nextProbe(b.patience.ping))
+	next := earlier(b.lookAt, l.nextProbe(b.patience.ping))
 	if l.due > 0 {
 		next = earlier(next, l.progress.Add(b.patience.ack))
 	}

@@ -29,6 +29,7 @@ type Status struct {
 	Forwarded uint64            `json:"forwarded"`         // messages acknowledged by the upstream (QoS 0: sent) since start
 	Received  uint64            `json:"received"`          // downlink messages taken since start
 	Dropped   map[string]uint64 `json:"dropped,omitempty"` // by cause; the queue's since it was created, others since start
+	Refused   map[string]uint64 `json:"refused,omitempty"` // not taken from their publishers because the queue was full, by limit; since start
 	LastError string            `json:"last_error,omitempty"`
 }
 
@@ -81,7 +82,7 @@ func (b *Bridge) Status() Status {
 	b.box.mu.Unlock()
 	if cursor := b.cursor.Load(); cursor != nil {
 		q := cursor.Stats()
-		s.Backlog = Backlog{Count: q.Count, Bytes: q.Bytes}
+		s.Backlog, s.Refused = Backlog{Count: q.Count, Bytes: q.Bytes}, q.Refused
 		if q.Count > 0 && q.Oldest > 0 {
 			oldest := time.UnixMilli(q.Oldest)
 			s.Backlog.Oldest = &oldest

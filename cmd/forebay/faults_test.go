@@ -94,6 +94,9 @@ func TestFullQueueRefuses(t *testing.T) {
 		t.Errorf("mosquitto_pub -V 311 is acknowledged by a full queue: %s", out)
 	}
 	onlyLine(t, gw, "cloud", "full")
+	// It is shown, too: on the bridge's status topic.
+	status := watch(t, gw.port, "-t", "$SYS/forebay/bridges/cloud")
+	status.wait(`"refused":{"bytes":`)
 	roundTrip(t, gw.port, "still-here")
 
 	cloud.restart()
