@@ -1,10 +1,7 @@
 package main_test
 
 import (
-	"bufio"
-	"bytes"
 	"fmt"
-	"net"
 	"slices"
 	"testing"
 	"time"
@@ -50,7 +47,7 @@ func (d *device) publish(t *testing.T, count int) {
 
 // connection publishes until all is done or the connection breaks.
 func (d *device) connection(count int) error {
-	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", d.port))
+	conn, in, present, err := dialSession(d.port, d.name)
 	if err != nil {
 		return err
 	}
@@ -58,20 +55,7 @@ func (d *device) connection(count int) error {
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}
-	hello := packet.Connect{Version: packet.V311, ClientID: []byte(d.name)}
-	if _, err := conn.Write(hello.Append(nil)); err != nil {
-		return err
-	}
-	in := bufio.NewReader(conn)
-	frame, err := readFrame(in)
-	if err != nil {
-		return err
-	}
-	var welcome packet.Connack
-	if err := welcome.Decode(frame, packet.V311); err != nil || welcome.Reason != packet.ReasonSuccess {
-		return fmt.Errorf("CONNACK %v: %w", welcome.Reason, err)
-	}
-	out := d.again(welcome.SessionPresent)
+	out := d.again(present)
 	for {
 		out = d.fill(out, count)
 		if len(d.inflight) == 0 {
@@ -82,7 +66,8 @@ func (d *device) connection(count int) error {
 			return err
 		}
 		out = out[:0]
-		if frame, err = readFrame(in); err != nil {
+		frame, err := readFrame(in)
+		if err != nil {
 			return err
 		}
 		if out, err = d.onAnswer(out, frame); err != nil {
@@ -143,31 +128,4 @@ func (d *device) onAnswer(out []byte, frame packet.Frame) ([]byte, error) {
 	}
 	d.inflight = slices.Delete(d.inflight, at, at+1)
 	return out, nil
-}
-
-// readFrame reads one packet.
-func readFrame(in *bufio.Reader) (packet.Frame, error) {
-	for n := 2; ; n++ {
-		head, err := in.Peek(n)
-		if err != nil {
-			return packet.Frame{}, err
-		}
-		if head[n-1]&0x80 != 0 && n < 5 {
-			continue
-		}
-		size := n
-		for i, x := range head[1:] {
-			size += int(x&0x7f) << (7 * i)
-		}
-		whole, err := in.Peek(size)
-		if err != nil {
-			return packet.Frame{}, err
-		}
-		frame, _, err := packet.Next(bytes.Clone(whole), packet.V311, 0)
-		if err != nil {
-			return packet.Frame{}, err
-		}
-		_, err = in.Discard(size)
-		return frame, err
-	}
 }

@@ -42,22 +42,29 @@ func (l *ledger) add(n int) {
 	l.grown = make(chan struct{})
 }
 
-// reach waits until the devices together have n acknowledgements.
-func (l *ledger) reach(t *testing.T, n int) {
-	t.Helper()
+// await waits until the devices together have n acknowledgements; false: in vain.
+func (l *ledger) await(n int) bool {
 	deadline := time.After(patience)
 	for {
 		l.mu.Lock()
 		total, grown := l.total, l.grown
 		l.mu.Unlock()
 		if total >= n {
-			return
+			return true
 		}
 		select {
 		case <-grown:
 		case <-deadline:
-			t.Fatalf("only %d of %d messages were acknowledged", total, n)
+			return false
 		}
+	}
+}
+
+// reach is await for the goroutine of the test.
+func (l *ledger) reach(t *testing.T, n int) {
+	t.Helper()
+	if !l.await(n) {
+		t.Fatalf("the devices do not come to %d acknowledgements", n)
 	}
 }
 
@@ -121,33 +128,32 @@ func (a *account) mosquittoPub(t *testing.T, path string, port, count int, book 
 	}
 }
 
-// receiver is a subscriber whose session lasts, and what it has a right to.
-type receiver struct {
-	*process
-	name    string
-	prefix  string // of the topics, before the name of the device
-	ordered bool
-}
-
 // judge compares what a device was promised with what arrived.
-func (a *account) judge(t *testing.T, r *receiver) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+//
+// A Mosquitto 2.0.11 that is restarted or whose subscriber comes back sends in another order than
+// it received, and sends PUBLISH again (with DUP) where it had sent PUBREL already. Neither says anything about
+// us: there the order is not judged, and a repetition only if it comes without DUP.
+func (a *account) judge(t *testing.T, l *listener, prefix string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	seen := make(map[int]int)
 	last := -1
-	for _, line := range r.lines {
+	for _, m := range l.got {
 		var n int
-		if _, err := fmt.Sscanf(line, r.prefix+a.name+" "+a.name+" %d", &n); err != nil {
+		if _, err := fmt.Sscanf(m.payload, a.name+" %d", &n); err != nil || m.topic != prefix+a.name {
+			continue
+		}
+		if l.strange && m.dup && seen[n] > 0 {
 			continue
 		}
 		if seen[n]++; seen[n] == 1 {
-			if n < last && r.ordered && !a.loose {
-				t.Errorf("%s at the %s: %d arrived for the first time after %d", a.name, r.name, n, last)
+			if n < last && !l.strange && !a.loose {
+				t.Errorf("%s at the %s: %d arrived for the first time after %d", a.name, l.name, n, last)
 			}
 			last = n
 		}
 		if n >= a.sent {
-			t.Errorf("%s at the %s: %d arrived but was never sent", a.name, r.name, n)
+			t.Errorf("%s at the %s: %d arrived but was never sent", a.name, l.name, n)
 		}
 	}
 	lost, twice := 0, 0
@@ -162,21 +168,20 @@ func (a *account) judge(t *testing.T, r *receiver) {
 		}
 	}
 	if lost > 0 {
-		t.Errorf("%s QoS %d: %d of %d acknowledged messages never arrived at the %s", a.name, a.qos, lost, len(a.acked), r.name)
+		t.Errorf("%s QoS %d: %d of %d acknowledged messages never arrived at the %s", a.name, a.qos, lost, len(a.acked), l.name)
 	}
 	if a.qos == 2 && twice > 0 && !a.loose {
-		t.Errorf("%s: %d QoS 2 messages arrived more than once at the %s", a.name, twice, r.name)
+		t.Errorf("%s: %d QoS 2 messages arrived more than once at the %s", a.name, twice, l.name)
 	}
-	t.Logf("%s QoS %d: acknowledged %d, arrived at the %s %d, repeated %d", a.name, a.qos, len(a.acked), r.name, len(seen), twice)
+	t.Logf("%s QoS %d: acknowledged %d, arrived at the %s %d, repeated %d", a.name, a.qos, len(a.acked), l.name, len(seen), twice)
 }
 
-// Ten devices publish 20,000 QoS 1 and QoS 2 messages, and the cloud 2,000 commands, while
-// the cloud goes away twice and the gateway is killed three times at random moments: whatever was
-// acknowledged arrives, QoS 2 exactly once.
+// Ten devices publish 20,000 QoS 1 and QoS 2 messages, and the clouds 2,000 commands, while
+// the clouds go away twice and the gateway is killed three times at random moments: whatever was
+// acknowledged arrives, QoS 2 exactly once, in order.
 //
-// The cloud is a Mosquitto, and beside it, over a second bridge, a Forebay. Only at that one the
-// order is judged: Mosquitto 2.0.11 sends to a subscriber that comes back while messages flow in
-// another order than it received them (seen on the wire, where the bridge had kept it).
+// One cloud is a Mosquitto, the other, over a second bridge, a Forebay: only of a broker that
+// keeps to the standard itself can everything be demanded.
 func TestNothingAcknowledgedIsLost(t *testing.T) {
 	const perDevice = 2000
 	mqtt.ERROR, mqtt.CRITICAL = log.New(io.Discard, "", 0), log.New(io.Discard, "", 0)
@@ -186,31 +191,25 @@ func TestNothingAcknowledgedIsLost(t *testing.T) {
 storage: {path: %DIR%/store}
 broker: {listeners: [{address: "127.0.0.1:%PORT%", anonymous: true}]}
 `)
-	gw := startGateway(t, fmt.Sprintf(`
+	const bridge = `
+  - name: %s
+    addresses: ["mqtt://127.0.0.1:%d"]
+    reconnect: {min: 100ms, max: 500ms}
+    up: [{filter: "plant/#", topic: "sites/{site}/{topic}", qos: 2}]
+    down: [{filter: "cmd/pump7/#", topic: "local/{1}", qos: 2}]`
+	gw := startGateway(t, `
 site: pump7
-storage: {path: %%DIR%%/store}
-broker: {listeners: [{address: "127.0.0.1:%%PORT%%", anonymous: true}]}
-bridges:
-  - name: cloud
-    addresses: ["mqtt://127.0.0.1:%d"]
-    reconnect: {min: 100ms, max: 500ms}
-    up: [{filter: "plant/#", topic: "sites/{site}/{topic}", qos: 2}]
-    down: [{filter: "cmd/pump7/#", topic: "local/{1}", qos: 2}]
-  - name: mirror
-    addresses: ["mqtt://127.0.0.1:%d"]
-    reconnect: {min: 100ms, max: 500ms}
-    up: [{filter: "plant/#", topic: "sites/{site}/{topic}", qos: 2}]
-`, cloud.port, mirror.port))
-	receive := func(name string, port int, prefix string, ordered bool) *receiver {
-		p := watch(t, port, "-t", prefix+"#", "-q", "2", "-c", "-i", "judge")
-		return &receiver{process: p, name: name, prefix: prefix, ordered: ordered}
-	}
-	atCloud := receive("cloud", cloud.port, "sites/pump7/plant/", false)
-	atMirror := receive("mirror", mirror.port, "sites/pump7/plant/", true)
-	atPlant := receive("plant", gw.port, "local/", false)
-	cloud.wait("SUBSCRIBE") // the gateway asks for commands
+storage: {path: %DIR%/store}
+broker: {listeners: [{address: "127.0.0.1:%PORT%", anonymous: true}]}
+bridges:`+fmt.Sprintf(bridge, "cloud", cloud.port)+fmt.Sprintf(bridge, "mirror", mirror.port)+"\n")
+	gw.wait("connected", "bridge=cloud")
+	gw.wait("connected", "bridge=mirror")
+	atCloud := listen(t, &listener{name: "cloud", port: cloud.port, filter: "sites/#", strange: true})
+	atMirror := listen(t, &listener{name: "mirror", port: mirror.port, filter: "sites/#"})
+	atPlant := listen(t, &listener{name: "plant", port: gw.port, filter: "local/#"})
 
-	book := &ledger{grown: make(chan struct{})}
+	const total = 10 * perDevice
+	book, aside := &ledger{grown: make(chan struct{})}, &ledger{grown: make(chan struct{})}
 	var devices, commanders []*account
 	var working sync.WaitGroup
 	for i := range 10 {
@@ -228,17 +227,20 @@ bridges:
 			}
 		})
 	}
-	for i := range 2 {
+	sources := []int{cloud.port, cloud.port, mirror.port, mirror.port}
+	for i, port := range sources {
 		name := fmt.Sprintf("cmd%d", i)
-		a := &account{name: name, topic: "cmd/pump7/" + name, qos: byte(1 + i), acked: make(map[int]bool)}
+		a := &account{name: name, topic: "cmd/pump7/" + name, qos: byte(1 + i%2), acked: make(map[int]bool), loose: port == cloud.port}
 		commanders = append(commanders, a)
-		working.Go(func() {
-			(&device{account: a, port: cloud.port, book: &ledger{grown: make(chan struct{})}}).publish(t, perDevice/2)
+		working.Go(func() { // a few at a time, beside the devices and so through all blows
+			d := &device{account: a, port: port, book: aside}
+			for k := 1; k <= 100 && book.await(total*k/110); k++ {
+				d.publish(t, 5*k)
+			}
 		})
 	}
 
-	// Five blows, each at a random point of its fifth of the run.
-	const total = 10 * perDevice
+	// Five blows, each at a random point of its part of the run.
 	for i, blow := range []string{"kill", "cloud", "kill", "cloud", "kill"} {
 		book.reach(t, total*i/6+rand.IntN(total/6))
 		switch blow {
@@ -258,20 +260,20 @@ bridges:
 	working.Wait()
 
 	// A last message of each device, behind all others, shows that everything has arrived.
-	end := func(a *account, port int, receivers ...*receiver) {
+	end := func(a *account, port int, prefix string, listeners ...*listener) {
 		code, out := run(t, publisher, "-p", fmt.Sprint(port), "-q", "2", "-t", a.topic, "-m", "end of "+a.name)
 		if code != 0 {
 			t.Fatalf("mosquitto_pub: exit %d: %s", code, out)
 		}
-		for _, r := range receivers {
-			r.wait("end of " + a.name)
-			a.judge(t, r)
+		for _, l := range listeners {
+			l.wait(t, "end of "+a.name)
+			a.judge(t, l, prefix)
 		}
 	}
 	for _, a := range devices {
-		end(a, gw.port, atCloud, atMirror)
+		end(a, gw.port, "sites/pump7/plant/", atCloud, atMirror)
 	}
-	for _, a := range commanders {
-		end(a, cloud.port, atPlant)
+	for i, a := range commanders {
+		end(a, sources[i], "local/", atPlant)
 	}
 }
