@@ -33,9 +33,9 @@ const deviceWindow = 20
 func (d *device) publish(t *testing.T, count int) {
 	gaveUp := time.Now().Add(patience)
 	for d.next < count || len(d.inflight) > 0 {
-		before := len(d.acked)
+		before := d.acknowledged()
 		err := d.connection(count)
-		if len(d.acked) > before {
+		if d.acknowledged() > before {
 			gaveUp = time.Now().Add(patience)
 		}
 		if time.Now().After(gaveUp) {
@@ -119,7 +119,7 @@ func (d *device) onAnswer(out []byte, frame packet.Frame) ([]byte, error) {
 		return out, fmt.Errorf("%v for %d, which is not in flight", a.Type, a.PacketID)
 	}
 	if a.Type != packet.PUBCOMP && !d.inflight[at].released {
-		d.acked[d.inflight[at].n] = true
+		d.take(d.inflight[at].n)
 		d.book.add(1)
 	}
 	if a.Type == packet.PUBREC {

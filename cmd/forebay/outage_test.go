@@ -5,6 +5,8 @@ import (
 	"io"
 	"log"
 	"math/rand/v2"
+	"net"
+	"net/url"
 	"os/exec"
 	"strings"
 	"sync"
@@ -12,17 +14,36 @@ import (
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
+
+	"forebay/broker/packet"
 )
 
 // account is what one device did: it numbers its messages and remembers which
-// of them the gateway acknowledged. It belongs to the goroutine of the device until that has ended.
+// of them the gateway acknowledged. But for acked it belongs to the goroutine of the device until that has ended.
 type account struct {
 	name  string
 	topic string // published to
 	qos   byte
-	sent  int // numbers 0 to sent-1 were handed to the client, acknowledged or not
-	acked map[int]bool
+	sent  int  // numbers 0 to sent-1 were handed to the client, acknowledged or not
 	loose bool // the client itself repeats and reorders: only losses are judged
+
+	mu    sync.Mutex // of acked
+	acked map[int]bool
+}
+
+// take notes that message n was acknowledged, and reports whether that is news.
+func (a *account) take(n int) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	known := a.acked[n]
+	a.acked[n] = true
+	return !known
+}
+
+func (a *account) acknowledged() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.acked)
 }
 
 func (a *account) payload(n int) string { return fmt.Sprintf("%s %06d", a.name, n) }
@@ -69,44 +90,102 @@ func (l *ledger) reach(t *testing.T, n int) {
 }
 
 // paho publishes count messages with the Go client, twenty in flight, through
-// however many restarts of the gateway. After a reconnect that client mixes new messages
-// between the repeated ones, and may send PUBLISH again after its PUBREL (seen with v1.5.1),
-// so that only losses are judged.
+// however many restarts of the gateway. What was acknowledged is read off the wire: v1.5.1
+// completes tokens of messages that it never sent when the connection breaks. It also mixes
+// new messages between those it repeats, and repeats PUBLISH after PUBREL: only losses are judged.
 func (a *account) paho(t *testing.T, port, count int, book *ledger) {
 	a.loose = true
 	options := mqtt.NewClientOptions().AddBroker(fmt.Sprintf("tcp://127.0.0.1:%d", port)).
 		SetClientID(a.name).SetCleanSession(false).SetStore(mqtt.NewOrderedMemoryStore()).
 		SetAutoReconnect(true).SetConnectRetry(true).SetConnectRetryInterval(50 * time.Millisecond).
 		SetMaxReconnectInterval(100 * time.Millisecond)
+	options.SetCustomOpenConnectionFn(func(address *url.URL, _ mqtt.ClientOptions) (net.Conn, error) {
+		conn, err := net.Dial("tcp", address.Host)
+		return &tap{Conn: conn, account: a, book: book, flying: make(map[uint16]int)}, err
+	})
 	client := mqtt.NewClient(options)
 	if token := client.Connect(); token.Wait() && token.Error() != nil {
 		t.Errorf("%s: %v", a.name, token.Error())
 		return
 	}
 	defer client.Disconnect(100)
+	a.sent = count
 	for n := 0; n < count; n += 20 {
 		var tokens []mqtt.Token
 		for i := n; i < n+20; i++ {
 			tokens = append(tokens, client.Publish(a.topic, a.qos, false, a.payload(i)))
 		}
-		a.sent = n + 20
 		for i, token := range tokens {
 			if !token.WaitTimeout(patience) {
 				t.Errorf("%s: message %d is not acknowledged", a.name, n+i)
 				return
 			}
-			if token.Error() == nil {
-				a.acked[n+i] = true
-			}
 		}
-		book.add(20)
+	}
+}
+
+// tap is a connection of a client that is not ours, and notes which messages are acknowledged.
+type tap struct {
+	net.Conn
+	account *account
+	book    *ledger
+
+	out    []byte         // owned by Write: the packet that is not complete
+	in     []byte         // owned by Read
+	mu     sync.Mutex     // of flying
+	flying map[uint16]int // number of the message by packet identifier
+}
+
+func (c *tap) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.out = packets(append(c.out, b[:n]...), func(f packet.Frame) {
+		var p packet.Publish
+		if f.Type() != packet.PUBLISH || p.Decode(f, packet.V311) != nil {
+			return
+		}
+		var number int
+		if _, err := fmt.Sscanf(string(p.Payload), c.account.name+" %d", &number); err == nil {
+			c.mu.Lock()
+			c.flying[p.PacketID] = number
+			c.mu.Unlock()
+		}
+	})
+	return n, err
+}
+
+func (c *tap) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.in = packets(append(c.in, b[:n]...), func(f packet.Frame) {
+		var a packet.Ack
+		if f.Type() != packet.PUBACK && f.Type() != packet.PUBREC || a.Decode(f, packet.V311) != nil {
+			return
+		}
+		c.mu.Lock()
+		number, ok := c.flying[a.PacketID]
+		c.mu.Unlock()
+		if ok && c.account.take(number) {
+			c.book.add(1)
+		}
+	})
+	return n, err
+}
+
+// packets calls fn for each whole packet at the front of b and returns the rest.
+func packets(b []byte, fn func(packet.Frame)) []byte {
+	for {
+		f, n, err := packet.Next(b, packet.V311, 0)
+		if err != nil || n == 0 {
+			return b
+		}
+		fn(f)
+		b = b[n:]
 	}
 }
 
 // mosquittoPub publishes with mosquitto_pub, a hundred messages a run, each run with a session
 // of its own. A run counts as acknowledged when it exits with 0; after any other its numbers are not used again.
 func (a *account) mosquittoPub(t *testing.T, path string, port, count int, book *ledger) {
-	for n := 0; len(a.acked) < count; n += 100 {
+	for n := 0; a.acknowledged() < count; n += 100 {
 		var lines strings.Builder
 		for i := n; i < n+100; i++ {
 			fmt.Fprintln(&lines, a.payload(i))
@@ -117,7 +196,7 @@ func (a *account) mosquittoPub(t *testing.T, path string, port, count int, book 
 		a.sent = n + 100
 		if err == nil {
 			for i := n; i < n+100; i++ {
-				a.acked[i] = true
+				a.take(i)
 			}
 			book.add(100)
 		}
@@ -136,6 +215,8 @@ func (a *account) mosquittoPub(t *testing.T, path string, port, count int, book 
 func (a *account) judge(t *testing.T, l *listener, prefix string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	seen := make(map[int]int)
 	last := -1
 	for _, m := range l.got {
