@@ -1,5 +1,6 @@
 // Package modbus polls Modbus devices over TCP, RTU and RTU over TCP, and
-// writes to them. It knows registers and time; it knows no MQTT.
+// writes to them, on a schedule ([Poller]) or by hand ([Client]); for trials it
+// plays devices ([Simulator]). It knows registers and time; it knows no MQTT.
 //
 // # What it promises
 //
@@ -37,11 +38,16 @@
 // reads. The methods of [Sink] are called from these goroutines, several at a
 // time for several links. Run returns when all of them are gone.
 //
+// A [Client] has no goroutine: its requests are made by whoever calls it, one at
+// a time. A [Simulator] has one for each connection and one that moves the
+// values.
+//
 // # Locks
 //
 // Each transport has one mutex, held only to exchange the open connection so
 // that the end of Run can close it under a blocked read. The statistics are
-// atomic. No two locks ever nest.
+// atomic. A Simulator's lock is taken before that of a [Server]; no others ever
+// nest.
 //
 // # Errors
 //

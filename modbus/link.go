@@ -231,12 +231,12 @@ func (l *link) poll(ctx context.Context, u *unit, b *block) {
 	if !l.seen && !errors.Is(err, ErrDown) {
 		l.cameUp()
 	}
-	refusal, refused := errors.AsType[*ExceptionError](err)
+	refusal, _ := errors.AsType[*ExceptionError](err)
 	switch {
 	case errors.Is(err, ErrDown):
 		l.wentDown(ctx, err)
 		return
-	case err != nil && (!refused || refusal.Code == gatewayPath || refusal.Code == gatewayTarget):
+	case !Answered(err):
 		u.unanswered(b, err, begin, now)
 		return
 	}

@@ -86,6 +86,23 @@ func (s *Server) registerTable(t Table) []uint16 {
 // connections and returns nil when their goroutines are gone. An error of the
 // listener ends it earlier.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+	return serve(ctx, listener, s.answerAny)
+}
+
+// ServeConn answers the requests of one connection until it ends, breaks the
+// protocol or ctx ends, and closes it.
+func (s *Server) ServeConn(ctx context.Context, conn net.Conn) {
+	serveConn(ctx, conn, s.answerAny)
+}
+
+func (s *Server) answerAny(_ byte, request []byte) []byte { return s.Answer(request) }
+
+// answerer executes one request PDU to a unit and returns the response PDU. It
+// is called from several goroutines.
+type answerer func(unit byte, request []byte) []byte
+
+// serve is Serve for any answerer.
+func serve(ctx context.Context, listener net.Listener, answer answerer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -102,16 +119,15 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 		if err != nil {
 			return fmt.Errorf("modbus: accept: %w", err)
 		}
-		running.Go(func() { s.ServeConn(ctx, conn) })
+		running.Go(func() { serveConn(ctx, conn, answer) })
 	}
 }
 
 // idleLimit is how long a client may be silent before it is disconnected.
 const idleLimit = 5 * time.Minute
 
-// ServeConn answers the requests of one connection until it ends, breaks the
-// protocol or ctx ends, and closes it.
-func (s *Server) ServeConn(ctx context.Context, conn net.Conn) {
+// serveConn is ServeConn for any answerer.
+func serveConn(ctx context.Context, conn net.Conn, respond answerer) {
 	release := context.AfterFunc(ctx, func() {
 		_ = conn.Close() // ends the read below
 	})
@@ -133,7 +149,7 @@ func (s *Server) ServeConn(ctx context.Context, conn net.Conn) {
 		if _, err := io.ReadFull(conn, request); err != nil {
 			return
 		}
-		answer := s.Answer(request)
+		answer := respond(header[6], request)
 		frame := append([]byte(nil), header[:]...)
 		binary.BigEndian.PutUint16(frame[4:], uint16(len(answer)+1))
 		if _, err := conn.Write(append(frame, answer...)); err != nil {

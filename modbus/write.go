@@ -100,9 +100,11 @@ type command struct {
 	value any
 
 	// Written by the goroutine of the link before it closes answered.
-	result   WriteResult
-	err      error
-	answered chan struct{}
+	result        WriteResult
+	before, after []byte // as read; nil when not read
+	unread        error  // why the value before could not be read
+	err           error
+	answered      chan struct{}
 }
 
 // execute runs the command on the goroutine of its link; ctx is that of Run.
@@ -131,9 +133,10 @@ func (c *command) write(ctx context.Context) error {
 	l.counters.writes.Add(1)
 	before, err := c.read(ctx)
 	if err != nil {
+		c.unread = err
 		return refuse("the value before it could not be read: %s", plain(err))
 	}
-	c.result.Before = c.decode(before)
+	c.before, c.result.Before = before, c.decode(before)
 	err = c.send(ctx, before, words)
 	l.counters.count(err)
 	if isException(err, acknowledge) || isException(err, gatewayTarget) {
@@ -148,7 +151,7 @@ func (c *command) write(ctx context.Context) error {
 		// Not wrapped: that the reading was refused says nothing of the write.
 		return fmt.Errorf("modbus: written, but not read back: %s", plain(err))
 	}
-	c.result.After = c.decode(after)
+	c.after, c.result.After = after, c.decode(after)
 	c.publish(after)
 	if !t.same(words, after) {
 		return fmt.Errorf("modbus: the device did not take the value: it reads back as %v", c.result.After)
