@@ -3,6 +3,7 @@ package broker
 import (
 	"fmt"
 	"net"
+	"path"
 	"strconv"
 	"time"
 
@@ -37,7 +38,21 @@ type ListenerConfig struct {
 
 	// TLS makes the listener speak TLS 1.2 or 1.3. Nil: plain TCP.
 	TLS *TLSConfig `mapstructure:"tls"`
+
+	// Transport is TransportWebSocket, or empty: MQTT as such.
+	Transport string `mapstructure:"transport"`
+
+	// Path is where a WebSocket is opened. Empty: /mqtt and /.
+	Path string `mapstructure:"path"`
+
+	// Origins are the web pages that may open a WebSocket, as patterns in the sense of path.Match for their host, such
+	// as "*.example.com", or scheme and host, such as "https://plant:8443". A page that the same host and port has
+	// served may always do so, and so may everything that is no page and names no origin. Empty: nobody else.
+	Origins []string `mapstructure:"origins"`
 }
+
+// TransportWebSocket makes a listener carry MQTT in WebSockets; with TLS those of wss.
+const TransportWebSocket = "websocket"
 
 // TLSConfig is the server's side of TLS. All files are PEM.
 type TLSConfig struct {
@@ -103,11 +118,11 @@ func (c *Config) SetDefaults() {
 func (c *Config) Validate(report func(path, problem string)) {
 	seen := map[string]int{}
 	for i, l := range c.Listeners {
-		path := fmt.Sprintf("listeners[%d]", i)
-		c.validateListener(l, func(key, problem string) { report(path+"."+key, problem) })
+		at := fmt.Sprintf("listeners[%d]", i)
+		c.validateListener(l, func(key, problem string) { report(at+"."+key, problem) })
 		if _, port, err := net.SplitHostPort(l.Address); err == nil && port != "0" {
 			if first, twice := seen[l.Address]; twice {
-				report(path+".address", fmt.Sprintf("already used by listeners[%d]", first))
+				report(at+".address", fmt.Sprintf("already used by listeners[%d]", first))
 			} else {
 				seen[l.Address] = i
 			}
@@ -147,7 +162,31 @@ func (c *Config) validateListener(l ListenerConfig, report func(key, problem str
 			report("tls.client_ca", "missing, but require_client_certificate is set")
 		}
 	}
+	validateWeb(l, report)
 	if !l.Anonymous && c.PasswordFile == "" {
 		report("anonymous", "without password_file nobody can log in here: set password_file, or anonymous: true to let everyone in")
+	}
+}
+
+func validateWeb(l ListenerConfig, report func(key, problem string)) {
+	switch l.Transport {
+	case TransportWebSocket:
+		if l.Path != "" && l.Path[0] != '/' {
+			report("path", "must begin with /")
+		}
+		for i, pattern := range l.Origins {
+			if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
+				report(fmt.Sprintf("origins[%d]", i), "must be a host such as hmi.example.com, with * for any part")
+			}
+		}
+	case "":
+		if l.Path != "" {
+			report("path", "is of use with transport: websocket only")
+		}
+		if len(l.Origins) > 0 {
+			report("origins", "is of use with transport: websocket only")
+		}
+	default:
+		report("transport", "must be websocket, or left out for MQTT as such")
 	}
 }

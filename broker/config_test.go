@@ -45,6 +45,12 @@ func TestConfigProblems(t *testing.T) {
 		{"TLS without files", Config{Listeners: []ListenerConfig{{Address: ":8883", Anonymous: true, TLS: &TLSConfig{RequireClientCertificate: true}}}},
 			[]string{"listeners[0].tls.certificate", "listeners[0].tls.key", "listeners[0].tls.client_ca"}},
 		{"TLS", Config{Listeners: []ListenerConfig{{Address: ":8883", Anonymous: true, TLS: &TLSConfig{Certificate: "c", Key: "k"}}}}, nil},
+		{"WebSocket", Config{Listeners: []ListenerConfig{{Address: ":80", Anonymous: true, Transport: "websocket", Path: "/x", Origins: []string{"*.example.com"}}}}, nil},
+		{"WebSocket that cannot be", Config{Listeners: []ListenerConfig{{Address: ":80", Anonymous: true, Transport: "websocket", Path: "x", Origins: []string{"ok", "[", ""}}}},
+			[]string{"listeners[0].path", "listeners[0].origins[1]", "listeners[0].origins[2]"}},
+		{"keys of WebSocket alone", Config{Listeners: []ListenerConfig{{Address: ":80", Anonymous: true, Path: "/x", Origins: []string{"x"}}}},
+			[]string{"listeners[0].path", "listeners[0].origins"}},
+		{"another transport", Config{Listeners: []ListenerConfig{{Address: ":80", Anonymous: true, Transport: "quic"}}}, []string{"listeners[0].transport"}},
 		{"all at once", Config{
 			Listeners: append(listen("x"), ListenerConfig{}),
 			Limits:    LimitsConfig{Connections: -1, PacketSize: 5, ReceiveMaximum: 65536, SessionExpiry: time.Millisecond},

@@ -55,7 +55,7 @@ func (e *events) Refused(conn *core.Conn, reason packet.Reason, why string) {
 }
 
 func (e *events) handshakeFailed(info core.ConnInfo, err error) {
-	e.line(slog.LevelWarn, "broker: TLS handshake failed", info, "err", err)
+	e.line(slog.LevelWarn, "broker: TLS or WebSocket handshake failed", info, "err", err)
 }
 
 // write writes one line about a connection.

@@ -212,6 +212,11 @@ func (l *loop) drain() {
 	l.draining = true
 	l.drainUntil = l.now.Add(drainTime)
 	l.closeListeners()
+	for f := range l.feeds {
+		if !f.joined {
+			f.close(l, closedByUs) // nobody has been told anything yet
+		}
+	}
 	l.core.Drain(packet.ReasonServerShuttingDown)
 }
 

@@ -189,7 +189,7 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 	}()
 	for _, l := range s.listeners {
-		s.lines.Info("broker: listening", "address", l.addr.String(), "tls", l.tls != nil, "anonymous", l.config.Anonymous)
+		s.lines.Info("broker: listening", "address", l.addr.String(), "tls", l.tls != nil, "websocket", l.config.Transport == TransportWebSocket, "anonymous", l.config.Anonymous)
 	}
 	// What was safe, or had failed, before anybody could tell Safe.
 	s.Safe(s.store.Safe(), s.store.Stats().Err)

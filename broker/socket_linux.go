@@ -143,7 +143,7 @@ func (l *loop) accept(li *listener) {
 			continue
 		}
 		adopt := l.adopt
-		if li.tls != nil {
+		if li.feeds() {
 			adopt = l.adoptFeed
 		}
 		if err := adopt(fd, remoteAddress(sa), li); err != nil {
@@ -152,6 +152,9 @@ func (l *loop) accept(li *listener) {
 		}
 	}
 }
+
+// feeds reports whether its connections are feeds.
+func (li *listener) feeds() bool { return li.tls != nil || li.config.Transport == TransportWebSocket }
 
 // info is what the core is told of a connection.
 func (li *listener) info(remote string) core.ConnInfo {
