@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"net"
 	"path"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"forebay/broker/packet"
@@ -29,7 +31,8 @@ type Config struct {
 
 // ListenerConfig is one address.
 type ListenerConfig struct {
-	// Address is host:port; the port 0 takes a free one (see Server.Addrs), an empty host means all interfaces.
+	// Address is host:port; the port 0 takes a free one (see Server.Addrs), an empty host means all interfaces. Or it
+	// is unix: and the absolute path of a Unix socket, which gets the mode 0660 and the group of the process.
 	Address string `mapstructure:"address"`
 
 	// Anonymous lets clients in that send no username. False, the zero value, is the default. A username that is
@@ -146,6 +149,14 @@ func (c *Config) Validate(report func(path, problem string)) {
 func (c *Config) validateListener(l ListenerConfig, report func(key, problem string)) {
 	if l.Address == "" {
 		report("address", "missing")
+	} else if name, ok := l.unixPath(); ok {
+		// The kernel's name has 108 bytes, the last of them zero.
+		if !filepath.IsAbs(name) || filepath.Clean(name) != name || len(name) > 107 {
+			report("address", "must be unix: and an absolute path of at most 107 bytes, such as unix:/run/forebay/mqtt.sock")
+		}
+		if l.TLS != nil {
+			report("tls", "is of no use on a Unix socket")
+		}
 	} else if _, port, err := net.SplitHostPort(l.Address); err != nil {
 		report("address", "must be host:port, such as 0.0.0.0:1883")
 	} else if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
@@ -167,6 +178,9 @@ func (c *Config) validateListener(l ListenerConfig, report func(key, problem str
 		report("anonymous", "without password_file nobody can log in here: set password_file, or anonymous: true to let everyone in")
 	}
 }
+
+// unixPath returns the path of a Unix socket; false: the address is not one.
+func (c *ListenerConfig) unixPath() (string, bool) { return strings.CutPrefix(c.Address, "unix:") }
 
 func validateWeb(l ListenerConfig, report func(key, problem string)) {
 	switch l.Transport {

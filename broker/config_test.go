@@ -50,6 +50,12 @@ func TestConfigProblems(t *testing.T) {
 			[]string{"listeners[0].path", "listeners[0].origins[1]", "listeners[0].origins[2]"}},
 		{"keys of WebSocket alone", Config{Listeners: []ListenerConfig{{Address: ":80", Anonymous: true, Path: "/x", Origins: []string{"x"}}}},
 			[]string{"listeners[0].path", "listeners[0].origins"}},
+		{"Unix socket", Config{Listeners: []ListenerConfig{{Address: "unix:/run/x.sock", Anonymous: true, Transport: "websocket"}}}, nil},
+		{"Unix socket that cannot be", Config{Listeners: listen("unix:x.sock")}, []string{"listeners[0].address"}},
+		{"Unix socket with too long a name", Config{Listeners: listen("unix:/" + strings.Repeat("x", 107))}, []string{"listeners[0].address"}},
+		{"Unix socket twice", Config{Listeners: append(listen("unix:/run/x"), listen("unix:/run/x")...)}, []string{"listeners[1].address"}},
+		{"Unix socket with TLS", Config{Listeners: []ListenerConfig{{Address: "unix:/x", Anonymous: true, TLS: &TLSConfig{Certificate: "c", Key: "k"}}}},
+			[]string{"listeners[0].tls"}},
 		{"another transport", Config{Listeners: []ListenerConfig{{Address: ":80", Anonymous: true, Transport: "quic"}}}, []string{"listeners[0].transport"}},
 		{"all at once", Config{
 			Listeners: append(listen("x"), ListenerConfig{}),

@@ -95,7 +95,7 @@ func New(cfg Config, log *storage.Log, logger *slog.Logger) (*Server, error) {
 	}
 	if err != nil {
 		for _, l := range s.listeners {
-			closeFD(l.fd)
+			l.release()
 		}
 		return nil, err
 	}
@@ -189,6 +189,7 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 	}()
 	for _, l := range s.listeners {
+		defer l.file.remove()
 		s.lines.Info("broker: listening", "address", l.addr.String(), "tls", l.tls != nil, "websocket", l.config.Transport == TransportWebSocket, "anonymous", l.config.Anonymous)
 	}
 	// What was safe, or had failed, before anybody could tell Safe.
