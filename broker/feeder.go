@@ -208,6 +208,7 @@ func (f *feed) flush(l *loop) {
 	}
 	f.mu.Unlock()
 	if given > 0 {
+		l.bytesOut += uint64(given)
 		f.conn.Wrote(given)
 		f.poke()
 	}
@@ -269,6 +270,7 @@ func (l *loop) onFeed(n feedNote) {
 		l.join(&f.stream, f, f.info)
 	case feedRead:
 		f.owed = true
+		l.bytesIn += uint64(len(n.batch))
 		if f.conn != nil { // else it is thrown away
 			buf, front := l.roomBehind(&f.stream)
 			if buf == nil {

@@ -65,8 +65,12 @@ type Attachment struct {
 // Stats are the server's counters since New, and its present sizes.
 type Stats struct {
 	core.Stats
-	Sockets int // open ones, those that have not sent CONNECT and those being closed included
-	Panics  int // bugs that closed one connection
+	Clients    int // connected ones
+	MaxClients int // the most there were at one time
+	Sockets    int // open ones, those that have not sent CONNECT and those being closed included
+	Panics     int // bugs that closed one connection
+
+	BytesReceived, BytesSent uint64 // of MQTT, from and to clients
 }
 
 // consumerPrefix begins the names of attachments in the log. Those of sessions begin with "session/".
@@ -254,7 +258,7 @@ func (s *Server) Detach(name string) error {
 func (s *Server) Stats(ctx context.Context) (Stats, error) {
 	answer := make(chan Stats, 1)
 	err := s.inbox.postCall(func() {
-		answer <- Stats{Stats: s.loop.core.Stats(), Sockets: s.loop.open, Panics: s.loop.panics}
+		answer <- s.loop.stats()
 	})
 	if err != nil {
 		return Stats{}, fmt.Errorf("broker: stats: %w", err)

@@ -258,6 +258,7 @@ func (l *loop) readSocket(s *socket) {
 		l.closeSocket(s, closedByClient)
 	case s.conn == nil: // thrown away
 	default:
+		l.bytesIn += uint64(n)
 		l.receive(&s.stream, buf[:front+n])
 	}
 }
@@ -308,6 +309,7 @@ func (l *loop) writeSocket(s *socket) bool {
 			n, err = unix.Writev(s.fd, pending)
 		}
 		if n > 0 {
+			l.bytesOut += uint64(n)
 			s.conn.Wrote(n)
 		}
 		switch {
