@@ -3,7 +3,10 @@ package broker
 import (
 	"fmt"
 	"net"
+	"path"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"forebay/broker/packet"
@@ -28,7 +31,8 @@ type Config struct {
 
 // ListenerConfig is one address.
 type ListenerConfig struct {
-	// Address is host:port; the port 0 takes a free one (see Server.Addrs), an empty host means all interfaces.
+	// Address is host:port; the port 0 takes a free one (see Server.Addrs), an empty host means all interfaces. Or it
+	// is unix: and the absolute path of a Unix socket, which gets the mode 0660 and the group of the process.
 	Address string `mapstructure:"address"`
 
 	// Anonymous lets clients in that send no username. False, the zero value, is the default. A username that is
@@ -37,7 +41,21 @@ type ListenerConfig struct {
 
 	// TLS makes the listener speak TLS 1.2 or 1.3. Nil: plain TCP.
 	TLS *TLSConfig `mapstructure:"tls"`
+
+	// Transport is TransportWebSocket, or empty: MQTT as such.
+	Transport string `mapstructure:"transport"`
+
+	// Path is where a WebSocket is opened. Empty: /mqtt and /.
+	Path string `mapstructure:"path"`
+
+	// Origins are the web pages that may open a WebSocket, as patterns in the sense of path.Match for their host, such
+	// as "*.example.com", or scheme and host, such as "https://plant:8443". A page that the same host and port has
+	// served may always do so, and so may everything that is no page and names no origin. Empty: nobody else.
+	Origins []string `mapstructure:"origins"`
 }
+
+// TransportWebSocket makes a listener carry MQTT in WebSockets; with TLS those of wss.
+const TransportWebSocket = "websocket"
 
 // TLSConfig is the server's side of TLS. All files are PEM.
 type TLSConfig struct {
@@ -103,11 +121,11 @@ func (c *Config) SetDefaults() {
 func (c *Config) Validate(report func(path, problem string)) {
 	seen := map[string]int{}
 	for i, l := range c.Listeners {
-		path := fmt.Sprintf("listeners[%d]", i)
-		c.validateListener(l, func(key, problem string) { report(path+"."+key, problem) })
+		at := fmt.Sprintf("listeners[%d]", i)
+		c.validateListener(l, func(key, problem string) { report(at+"."+key, problem) })
 		if _, port, err := net.SplitHostPort(l.Address); err == nil && port != "0" {
 			if first, twice := seen[l.Address]; twice {
-				report(path+".address", fmt.Sprintf("already used by listeners[%d]", first))
+				report(at+".address", fmt.Sprintf("already used by listeners[%d]", first))
 			} else {
 				seen[l.Address] = i
 			}
@@ -131,6 +149,14 @@ func (c *Config) Validate(report func(path, problem string)) {
 func (c *Config) validateListener(l ListenerConfig, report func(key, problem string)) {
 	if l.Address == "" {
 		report("address", "missing")
+	} else if name, ok := l.unixPath(); ok {
+		// The kernel's name has 108 bytes, the last of them zero.
+		if !filepath.IsAbs(name) || filepath.Clean(name) != name || len(name) > 107 {
+			report("address", "must be unix: and an absolute path of at most 107 bytes, such as unix:/run/forebay/mqtt.sock")
+		}
+		if l.TLS != nil {
+			report("tls", "is of no use on a Unix socket")
+		}
 	} else if _, port, err := net.SplitHostPort(l.Address); err != nil {
 		report("address", "must be host:port, such as 0.0.0.0:1883")
 	} else if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
@@ -147,7 +173,34 @@ func (c *Config) validateListener(l ListenerConfig, report func(key, problem str
 			report("tls.client_ca", "missing, but require_client_certificate is set")
 		}
 	}
+	validateWeb(l, report)
 	if !l.Anonymous && c.PasswordFile == "" {
 		report("anonymous", "without password_file nobody can log in here: set password_file, or anonymous: true to let everyone in")
+	}
+}
+
+// unixPath returns the path of a Unix socket; false: the address is not one.
+func (c *ListenerConfig) unixPath() (string, bool) { return strings.CutPrefix(c.Address, "unix:") }
+
+func validateWeb(l ListenerConfig, report func(key, problem string)) {
+	switch l.Transport {
+	case TransportWebSocket:
+		if l.Path != "" && l.Path[0] != '/' {
+			report("path", "must begin with /")
+		}
+		for i, pattern := range l.Origins {
+			if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
+				report(fmt.Sprintf("origins[%d]", i), "must be a host such as hmi.example.com, with * for any part")
+			}
+		}
+	case "":
+		if l.Path != "" {
+			report("path", "is of use with transport: websocket only")
+		}
+		if len(l.Origins) > 0 {
+			report("origins", "is of use with transport: websocket only")
+		}
+	default:
+		report("transport", "must be websocket, or left out for MQTT as such")
 	}
 }

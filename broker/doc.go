@@ -13,7 +13,7 @@
 // [Server.Run] is the loop: one goroutine that owns the core, the listeners and all plain sockets, so that none of
 // them needs a lock. It does not wait for disks, names, passwords or logs. Beside it run, and are gone when Run
 // returns: two that check passwords if there is a password file; one that writes log lines; and two for each TLS
-// connection, which hand bytes to the loop and take them from it, at most one batch at a time.
+// or WebSocket connection, which hand bytes to the loop and take them from it, at most one batch at a time.
 //
 // Everybody else reaches the loop through its inbox (inbox.go), which is bounded. The functions that the loop calls,
 // the done of Publish and the Live of an [Attachment], must not block.

@@ -132,6 +132,7 @@ func (q *durableQueue) Released() []uint64          { return q.cursor.Released()
 func (q *durableQueue) Rewind()                     { q.cursor.Rewind() }
 func (q *durableQueue) Recovered() uint64           { return q.cursor.Recovered() }
 func (q *durableQueue) Drop(cause string, n uint64) { q.cursor.Drop(cause, n) }
+func (q *durableQueue) SetLive(live bool)           { q.cursor.SetLive(live) }
 func (q *durableQueue) Len() int64                  { return q.cursor.Stats().Count }
 
 func (q *durableQueue) Next() (core.Entry, bool) {

@@ -1,9 +1,14 @@
 package broker
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"forebay/broker/packet"
 	"forebay/storage"
@@ -79,6 +84,115 @@ func TestAcknowledgementsWaitForTheDisk(t *testing.T) {
 	pub.expectAck(packet.PUBREC, 2)
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// onDisk reports whether a text is in a file of the store.
+func onDisk(t *testing.T, dir, text string) bool {
+	t.Helper()
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(filepath.Join(dir, f.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(b, []byte(text)) {
+			return true
+		}
+	}
+	return false
+}
+
+// D1: while a durable session is connected and acknowledges in time, its QoS 1 messages do not touch the disk; when it
+// does not acknowledge, goes, or has more in flight than it takes, they do, and the publisher is acknowledged then.
+func TestLiveSessionSparesTheDisk(t *testing.T) {
+	dir := t.TempDir()
+	// The delay is longer than this test may take.
+	g := openStore(t, anyPort(), storage.Config{Path: dir, MaxAckDelay: time.Hour}).run()
+	sub := dial(t, g.addr(), packet.V5)
+	p := lasting("sub")
+	p.Properties.ReceiveMaximum = 2
+	sub.login(p)
+	sub.subscribe("t", 1)
+	pub := g.client(packet.V5, "pub")
+	for i := range 20 {
+		payload := fmt.Sprintf("in time %d.", i)
+		pub.publish(packet.Publish{Topic: []byte("t"), Payload: []byte(payload), QoS: 1, PacketID: 1})
+		if m := sub.receive(); m.payload != payload { // and acknowledges
+			t.Fatalf("got %v", m)
+		}
+		pub.expectAck(packet.PUBACK, 1)
+		if onDisk(t, dir, payload) {
+			t.Fatalf("%q is on the disk", payload)
+		}
+	}
+
+	hold := func() *packet.Ack { // takes a message and keeps its acknowledgement
+		t.Helper()
+		var m packet.Publish
+		if err := m.Decode(sub.expect(packet.PUBLISH), sub.version); err != nil {
+			t.Fatal(err)
+		}
+		return &packet.Ack{Type: packet.PUBACK, PacketID: m.PacketID}
+	}
+	pub.publish(packet.Publish{Topic: []byte("t"), Payload: []byte("held."), QoS: 1, PacketID: 1})
+	held := hold()
+	pub.send(packet.AppendPingreq(nil))
+	pub.expect(packet.PINGRESP) // no PUBACK: nobody has the message, nor has the disk
+	// As many as it takes are in flight now: it does not keep up, and the disk is asked at once.
+	pub.publish(packet.Publish{Topic: []byte("t"), Payload: []byte("the last it takes."), QoS: 1, PacketID: 2})
+	last := hold()
+	pub.publish(packet.Publish{Topic: []byte("t"), Payload: []byte("one too many."), QoS: 1, PacketID: 3})
+	for id := range uint16(3) {
+		pub.expectAck(packet.PUBACK, id+1)
+	}
+	for _, payload := range []string{"held.", "the last it takes.", "one too many."} {
+		if !onDisk(t, dir, payload) {
+			t.Errorf("%q was acknowledged by nobody and is not on the disk", payload)
+		}
+	}
+	sub.send(held.Append(nil, sub.version))
+	sub.send(last.Append(nil, sub.version))
+	if m := sub.receive(); m.payload != "one too many." {
+		t.Fatalf("got %v", m)
+	}
+
+	// It goes: what it has not acknowledged is safe at once.
+	pub.publish(packet.Publish{Topic: []byte("t"), Payload: []byte("left behind."), QoS: 1, PacketID: 4})
+	hold()
+	if err := sub.conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	pub.expectAck(packet.PUBACK, 4)
+	if !onDisk(t, dir, "left behind.") {
+		t.Error("the message is not on the disk")
+	}
+	sub = dial(t, g.addr(), packet.V5)
+	sub.login(p)
+	if m := sub.receive(); m.payload != "left behind." || !m.dup {
+		t.Fatalf("got %v", m)
+	}
+}
+
+// A session that reads and does not acknowledge delays a publisher by max_ack_delay and no more.
+func TestLiveSessionThatDoesNotAcknowledge(t *testing.T) {
+	dir := t.TempDir()
+	g := openStore(t, anyPort(), storage.Config{Path: dir, MaxAckDelay: 50 * time.Millisecond}).run()
+	sub := dial(t, g.addr(), packet.V5)
+	sub.login(lasting("sub"))
+	sub.subscribe("t", 1)
+	pub := g.client(packet.V5, "pub")
+	for i := range uint16(3) {
+		payload := fmt.Sprintf("number %d.", i)
+		pub.publish(packet.Publish{Topic: []byte("t"), Payload: []byte(payload), QoS: 1, PacketID: i + 1})
+		sub.expect(packet.PUBLISH)
+		pub.expectAck(packet.PUBACK, i+1)
+		if !onDisk(t, dir, payload) {
+			t.Errorf("%q was acknowledged by nobody and is not on the disk", payload)
+		}
 	}
 }
 

@@ -18,7 +18,9 @@ type events struct {
 	logins *logins // nil: there is no password file
 
 	// Owned by the loop.
-	pace pace
+	pace       pace
+	clients    int // connected
+	maxClients int // the most there were at one time
 }
 
 // Login decides at once where no password is to be checked.
@@ -38,10 +40,13 @@ func (e *events) Login(conn *core.Conn, username string, hasUsername bool, passw
 }
 
 func (e *events) Connected(conn *core.Conn) {
+	e.clients++
+	e.maxClients = max(e.maxClients, e.clients)
 	e.write(slog.LevelInfo, "broker: client connected", conn, slog.String("version", conn.Version().String()))
 }
 
 func (e *events) Disconnected(conn *core.Conn, reason packet.Reason, why string) {
+	e.clients--
 	e.write(slog.LevelInfo, "broker: client disconnected", conn, slog.String("reason", reason.String()), slog.String("why", why))
 }
 
@@ -55,7 +60,7 @@ func (e *events) Refused(conn *core.Conn, reason packet.Reason, why string) {
 }
 
 func (e *events) handshakeFailed(info core.ConnInfo, err error) {
-	e.line(slog.LevelWarn, "broker: TLS handshake failed", info, "err", err)
+	e.line(slog.LevelWarn, "broker: TLS or WebSocket handshake failed", info, "err", err)
 }
 
 // write writes one line about a connection.

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -13,20 +12,24 @@ import (
 	"forebay/broker/core"
 )
 
-// feed is a TLS connection: a goroutine reads it and hands batches to the loop, another writes what the loop gives it.
-// Both directions are bounded: the reader waits until the loop has taken its batch, the loop stops giving when the
-// writer has a full buffer.
+// feed is a connection over TLS, WebSocket or both: a goroutine reads it and hands batches to the loop, another writes
+// what the loop gives it. Both directions are bounded: the reader waits until the loop has taken its batch, the loop
+// stops giving when the writer has a full buffer.
 type feed struct {
 	stream // owned by the loop
 
 	// Constant after newFeed.
 	raw    net.Conn
-	tls    *tls.Conn
+	tls    *tls.Config     // nil: plain
+	config *ListenerConfig // of its listener
 	info   core.ConnInfo
 	inbox  *inbox
 	resume chan struct{} // of capacity 1: the loop has taken the batch
 	wake   chan struct{} // of capacity 1: there is something to write, or to finish
 	ended  chan struct{} // closed by the loop when the feed is gone
+
+	// Constant once the writer has started; before, the reader's.
+	wire wire
 
 	// Owned by the loop.
 	joined bool // the handshake is over
@@ -36,6 +39,13 @@ type feed struct {
 	out    []byte // guarded by mu: to be written
 	full   bool   // guarded by mu: the loop has more, and is to be told when out was taken
 	finish bool   // guarded by mu: end our side when out is written
+}
+
+// wire is what carries the bytes of a feed. Read is called by its reader, the others by its writer.
+type wire interface {
+	io.ReadWriter
+	// endWriting tells the peer that nothing more comes. It need not arrive: the loop closes the connection soon after.
+	endWriting()
 }
 
 // feedNote is what a feed's goroutines tell the loop.
@@ -60,28 +70,26 @@ const (
 	feedBatch = 8 << 10
 	// feedBuffer is what the writer is given ahead, in bytes.
 	feedBuffer = 64 << 10
-	// handshakeTime bounds the handshake.
+	// handshakeTime bounds the handshakes of TLS and WebSocket together.
 	handshakeTime = 10 * time.Second
 )
 
 // newFeed makes a feed of an accepted socket, which is its own from now on, also when it fails.
-func newFeed(fd int, cfg *tls.Config, info core.ConnInfo, in *inbox) (*feed, error) {
+func newFeed(fd int, li *listener, info core.ConnInfo, in *inbox) (*feed, error) {
 	file := os.NewFile(uintptr(fd), info.Remote)
 	raw, err := net.FileConn(file)
 	if err := errors.Join(err, file.Close()); err != nil { // FileConn has duplicated it
 		return nil, err
 	}
 	return &feed{
-		raw: raw, tls: tls.Server(raw, cfg), info: info, inbox: in,
+		raw: raw, tls: li.tls, config: &li.config, info: info, inbox: in,
 		resume: make(chan struct{}, 1), wake: make(chan struct{}, 1), ended: make(chan struct{}),
 	}, nil
 }
 
 // readLoop does the handshake and reads until the connection ends. finish waits for the writer that it starts.
 func (f *feed) readLoop(finish *sync.WaitGroup) {
-	ctx, cancel := context.WithTimeout(context.Background(), handshakeTime)
-	err := f.tls.HandshakeContext(ctx)
-	cancel()
+	err := f.open()
 	if err == nil {
 		finish.Go(f.writeLoop)
 		f.inbox.postFeed(feedNote{feed: f, kind: feedOpen})
@@ -90,10 +98,47 @@ func (f *feed) readLoop(finish *sync.WaitGroup) {
 	f.inbox.postFeed(feedNote{feed: f, kind: feedEnd, err: err})
 }
 
+// open does the handshakes. One deadline for all of it: a peer that sends a byte now and then gets no more time.
+func (f *feed) open() error {
+	if err := f.raw.SetDeadline(time.Now().Add(handshakeTime)); err != nil {
+		return err
+	}
+	carried := f.raw
+	if f.tls != nil {
+		secure := tls.Server(f.raw, f.tls)
+		if err := secure.Handshake(); err != nil {
+			return err
+		}
+		f.wire, carried = &tlsWire{secure, f.raw}, secure
+	}
+	if f.config.Transport == TransportWebSocket {
+		web, err := openWeb(carried, f.config)
+		if err != nil {
+			return err
+		}
+		f.wire = web
+	}
+	return f.raw.SetDeadline(time.Time{})
+}
+
+// tlsWire carries MQTT in TLS records.
+type tlsWire struct {
+	*tls.Conn
+	raw net.Conn
+}
+
+func (w *tlsWire) endWriting() {
+	// Neither need arrive, see wire.
+	_ = w.CloseWrite()
+	if half, ok := w.raw.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
+}
+
 func (f *feed) readAll() error {
 	buf := make([]byte, feedBatch)
 	for {
-		n, err := f.tls.Read(buf)
+		n, err := f.wire.Read(buf)
 		if n > 0 {
 			f.inbox.postFeed(feedNote{feed: f, kind: feedRead, batch: buf[:n]})
 			select {
@@ -126,22 +171,14 @@ func (f *feed) writeLoop() {
 			f.inbox.postFeed(feedNote{feed: f, kind: feedRoom})
 		}
 		if len(b) > 0 {
-			if _, err := f.tls.Write(b); err != nil {
+			if _, err := f.wire.Write(b); err != nil {
 				return
 			}
 		}
 		if finish {
-			f.endWriting()
+			f.wire.endWriting()
 			return
 		}
-	}
-}
-
-// endWriting tells the peer that nothing more comes. It need not arrive: the loop closes the connection soon after.
-func (f *feed) endWriting() {
-	_ = f.tls.CloseWrite()
-	if tcp, ok := f.raw.(*net.TCPConn); ok {
-		_ = tcp.CloseWrite()
 	}
 }
 
@@ -171,6 +208,7 @@ func (f *feed) flush(l *loop) {
 	}
 	f.mu.Unlock()
 	if given > 0 {
+		l.bytesOut += uint64(given)
 		f.conn.Wrote(given)
 		f.poke()
 	}
@@ -208,9 +246,9 @@ func (f *feed) close(l *loop, why string) {
 	_ = f.raw.Close() // what was written is the kernel's, and nothing else can fail
 }
 
-// adoptFeed makes a TLS connection of an accepted socket. The core hears of it when the handshake is over.
+// adoptFeed makes a feed of an accepted socket. The core hears of it when the handshakes are over.
 func (l *loop) adoptFeed(fd int, remote string, li *listener) error {
-	f, err := newFeed(fd, li.tls, li.info(remote), l.inbox)
+	f, err := newFeed(fd, li, li.info(remote), l.inbox)
 	if err != nil {
 		return err
 	}
@@ -232,6 +270,7 @@ func (l *loop) onFeed(n feedNote) {
 		l.join(&f.stream, f, f.info)
 	case feedRead:
 		f.owed = true
+		l.bytesIn += uint64(len(n.batch))
 		if f.conn != nil { // else it is thrown away
 			buf, front := l.roomBehind(&f.stream)
 			if buf == nil {

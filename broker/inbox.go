@@ -30,7 +30,7 @@ const (
 //
 // It is bounded: messages by number and bytes (then their publisher is told ErrBusy), calls by number; of the log's
 // progress only the latest is kept; of a queue that has more, each is there once; logins are bounded by the workers
-// that check them, and a TLS connection has one note of each kind.
+// that check them, and a feed has one note of each kind.
 type inbox struct {
 	// wake makes a blocked loop return; it is called with mu held and must not block.
 	wake func()

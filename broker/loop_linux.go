@@ -45,7 +45,9 @@ type loop struct {
 	waiting    map[*injection]struct{} // injections whose Done has not been called
 	draining   bool
 	drainUntil time.Time
-	panics     int            // recovered ones
+	panics     int    // recovered ones
+	bytesIn    uint64 // of MQTT
+	bytesOut   uint64
 	read       [readSize]byte // shared by all sockets
 }
 
@@ -207,11 +209,23 @@ func (l *loop) publish(i injection) {
 	l.inject = core.Inject{}
 }
 
+func (l *loop) stats() Stats {
+	return Stats{
+		Stats: l.core.Stats(), Clients: l.events.clients, MaxClients: l.events.maxClients,
+		Sockets: l.open, Panics: l.panics, BytesReceived: l.bytesIn, BytesSent: l.bytesOut,
+	}
+}
+
 // drain begins the end.
 func (l *loop) drain() {
 	l.draining = true
 	l.drainUntil = l.now.Add(drainTime)
 	l.closeListeners()
+	for f := range l.feeds {
+		if !f.joined {
+			f.close(l, closedByUs) // nobody has been told anything yet
+		}
+	}
 	l.core.Drain(packet.ReasonServerShuttingDown)
 }
 

@@ -65,8 +65,12 @@ type Attachment struct {
 // Stats are the server's counters since New, and its present sizes.
 type Stats struct {
 	core.Stats
-	Sockets int // open ones, those that have not sent CONNECT and those being closed included
-	Panics  int // bugs that closed one connection
+	Clients    int // connected ones
+	MaxClients int // the most there were at one time
+	Sockets    int // open ones, those that have not sent CONNECT and those being closed included
+	Panics     int // bugs that closed one connection
+
+	BytesReceived, BytesSent uint64 // of MQTT, from and to clients
 }
 
 // consumerPrefix begins the names of attachments in the log. Those of sessions begin with "session/".
@@ -95,7 +99,7 @@ func New(cfg Config, log *storage.Log, logger *slog.Logger) (*Server, error) {
 	}
 	if err != nil {
 		for _, l := range s.listeners {
-			closeFD(l.fd)
+			l.release()
 		}
 		return nil, err
 	}
@@ -189,7 +193,8 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 	}()
 	for _, l := range s.listeners {
-		s.lines.Info("broker: listening", "address", l.addr.String(), "tls", l.tls != nil, "anonymous", l.config.Anonymous)
+		defer l.file.remove()
+		s.lines.Info("broker: listening", "address", l.addr.String(), "tls", l.tls != nil, "websocket", l.config.Transport == TransportWebSocket, "anonymous", l.config.Anonymous)
 	}
 	// What was safe, or had failed, before anybody could tell Safe.
 	s.Safe(s.store.Safe(), s.store.Stats().Err)
@@ -253,7 +258,7 @@ func (s *Server) Detach(name string) error {
 func (s *Server) Stats(ctx context.Context) (Stats, error) {
 	answer := make(chan Stats, 1)
 	err := s.inbox.postCall(func() {
-		answer <- Stats{Stats: s.loop.core.Stats(), Sockets: s.loop.open, Panics: s.loop.panics}
+		answer <- s.loop.stats()
 	})
 	if err != nil {
 		return Stats{}, fmt.Errorf("broker: stats: %w", err)

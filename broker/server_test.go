@@ -31,10 +31,15 @@ func anyPort() Config {
 // open opens the store in dir and makes a server that does not run yet.
 func open(t testing.TB, dir string, cfg Config) *gateway {
 	t.Helper()
-	return openSized(t, dir, cfg, 0)
+	return openStore(t, cfg, storage.Config{Path: dir})
 }
 
 func openSized(t testing.TB, dir string, cfg Config, maxSize int64) *gateway {
+	t.Helper()
+	return openStore(t, cfg, storage.Config{Path: dir, MaxSize: maxSize})
+}
+
+func openStore(t testing.TB, cfg Config, stored storage.Config) *gateway {
 	t.Helper()
 	logger := slog.New(slog.NewTextHandler(io.Discard, nil))
 	if testing.Verbose() {
@@ -42,7 +47,6 @@ func openSized(t testing.TB, dir string, cfg Config, maxSize int64) *gateway {
 	}
 	var server atomic.Pointer[Server]
 	deaf := new(atomic.Bool)
-	stored := storage.Config{Path: dir, MaxSize: maxSize}
 	stored.SetDefaults()
 	store, err := storage.Open(stored, logger, func(seq storage.Seq, err error) {
 		if s := server.Load(); s != nil && !deaf.Load() {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,7 +14,7 @@ import (
 	"forebay/broker/core"
 )
 
-// socket is a plain TCP connection. All fields are owned by the loop.
+// socket is a plain connection over TCP or a Unix socket. All fields are owned by the loop.
 type socket struct {
 	stream
 	fd         int
@@ -31,6 +32,7 @@ type listener struct {
 	addr   net.Addr
 	fd     int
 	tls    *tls.Config // nil: plain
+	file   *socketFile // nil: not a Unix socket
 
 	pausedUntil time.Time // accepting failed for want of resources; zero: it goes on
 }
@@ -65,38 +67,65 @@ func listen(cfg ListenerConfig) (*listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("broker: listen on %s: %w", cfg.Address, err)
 	}
-	l, err := net.Listen("tcp", cfg.Address)
+	var file *socketFile
+	var l net.Listener
+	if path, ok := cfg.unixPath(); ok {
+		l, file, err = listenUnix(path)
+	} else {
+		l, err = net.Listen("tcp", cfg.Address)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("broker: listen on %s: %w", cfg.Address, bindCause(err))
 	}
 	// The descriptor is duplicated and Go's listener closed: the loop is to be the only one that watches it.
 	defer func() { _ = l.Close() }() // the duplicate has the socket
-	raw, err := l.(*net.TCPListener).SyscallConn()
+	li := &listener{config: cfg, addr: l.Addr(), tls: secure, file: file}
+	if li.fd, err = duplicate(l.(syscall.Conn)); err == nil && file == nil {
+		err = setOptions(li.fd)
+	}
 	if err != nil {
+		li.release()
 		return nil, fmt.Errorf("broker: listen on %s: %w", cfg.Address, err)
 	}
-	fd := -1
+	return li, nil
+}
+
+// duplicate returns a descriptor of its own for the socket of l; -1 with an error.
+func duplicate(l syscall.Conn) (fd int, err error) {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
 	var dupErr error
 	if err := raw.Control(func(old uintptr) {
 		fd, dupErr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0)
 	}); err != nil {
-		return nil, fmt.Errorf("broker: listen on %s: %w", cfg.Address, err)
+		return -1, err
 	}
-	if dupErr != nil {
-		return nil, fmt.Errorf("broker: listen on %s: %w", cfg.Address, dupErr)
-	}
-	// Accepted sockets inherit these on Linux, which saves three system calls for each.
+	return fd, dupErr
+}
+
+// setOptions sets those of a TCP listener. Accepted sockets inherit them on Linux, which saves three system calls for
+// each.
+func setOptions(fd int) error {
 	for _, o := range [][3]int{
 		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
 		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
 		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, keepIdle},
 	} {
 		if err := unix.SetsockoptInt(fd, o[0], o[1], o[2]); err != nil {
-			closeFD(fd)
-			return nil, fmt.Errorf("broker: listen on %s: set option: %w", cfg.Address, err)
+			return fmt.Errorf("set option: %w", err)
 		}
 	}
-	return &listener{config: cfg, addr: l.Addr(), fd: fd, tls: secure}, nil
+	return nil
+}
+
+// release gives back what listen has taken, when the loop does not run.
+func (li *listener) release() {
+	if li.fd >= 0 {
+		closeFD(li.fd)
+	}
+	li.file.remove()
 }
 
 // bindCause strips what the caller says itself: "listen tcp 127.0.0.1:1883: bind: address already in use".
@@ -111,7 +140,7 @@ func bindCause(err error) error {
 // what was written is the kernel's.
 func closeFD(fd int) { _ = unix.Close(fd) }
 
-// remoteAddress writes the peer's address as host:port.
+// remoteAddress writes the peer's address as host:port; that of a Unix socket has no name.
 func remoteAddress(sa unix.Sockaddr) string {
 	switch a := sa.(type) {
 	case *unix.SockaddrInet4:
@@ -119,7 +148,7 @@ func remoteAddress(sa unix.Sockaddr) string {
 	case *unix.SockaddrInet6:
 		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port)).String()
 	}
-	return "unknown"
+	return "unix"
 }
 
 // accept takes new connections.
@@ -143,7 +172,7 @@ func (l *loop) accept(li *listener) {
 			continue
 		}
 		adopt := l.adopt
-		if li.tls != nil {
+		if li.feeds() {
 			adopt = l.adoptFeed
 		}
 		if err := adopt(fd, remoteAddress(sa), li); err != nil {
@@ -152,6 +181,9 @@ func (l *loop) accept(li *listener) {
 		}
 	}
 }
+
+// feeds reports whether its connections are feeds.
+func (li *listener) feeds() bool { return li.tls != nil || li.config.Transport == TransportWebSocket }
 
 // info is what the core is told of a connection.
 func (li *listener) info(remote string) core.ConnInfo {
@@ -226,6 +258,7 @@ func (l *loop) readSocket(s *socket) {
 		l.closeSocket(s, closedByClient)
 	case s.conn == nil: // thrown away
 	default:
+		l.bytesIn += uint64(n)
 		l.receive(&s.stream, buf[:front+n])
 	}
 }
@@ -276,6 +309,7 @@ func (l *loop) writeSocket(s *socket) bool {
 			n, err = unix.Writev(s.fd, pending)
 		}
 		if n > 0 {
+			l.bytesOut += uint64(n)
 			s.conn.Wrote(n)
 		}
 		switch {

@@ -30,6 +30,10 @@ type Config struct {
 	Bridges []bridge.Config `mapstructure:"bridges"`
 	Modbus  modbus.Config   `mapstructure:"modbus"`
 
+	// Version is that of the program, for $SYS/broker/version. It is not read
+	// from the file.
+	Version string `mapstructure:"-"`
+
 	// Set by Load.
 	source string    // the file
 	lines  positions // of its paths

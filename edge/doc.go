@@ -23,7 +23,7 @@
 // # Goroutines
 //
 // Run owns one goroutine for each part (the broker's loop, each bridge, the
-// poller, the commands), and the commands one for each link; it returns when
+// poller, the commands, the topics of $SYS), and the commands one for each link; it returns when
 // all of them have ended. The parts call back from goroutines of their own: the
 // poller into telemetry, the broker's loop when a message is safe, which never
 // blocks or logs.

@@ -162,6 +162,7 @@ func (g *Gateway) run(ctx context.Context) error {
 		stages = append(stages, start("bridge "+b.Status().Name, false, b.Run))
 	}
 	stages = append(stages,
+		start("status topics", false, newSystem(g).run),
 		start("modbus", false, g.runModbus),
 		start("commands", false, g.commands.run))
 

@@ -187,6 +187,8 @@ func (l *Log) Queues() []uint32 {
 type Queue struct {
 	// Dropped counts Drop by cause.
 	Dropped map[string]int
+	// Live is what SetLive was told last.
+	Live bool
 
 	log       *Log
 	id        uint32
@@ -263,6 +265,9 @@ func (q *Queue) Drop(cause string, n uint64) {
 	q.Dropped[cause]++
 	q.Ack(n)
 }
+
+// SetLive implements core.Queue.
+func (q *Queue) SetLive(live bool) { q.Live = live }
 
 // Len implements core.Queue.
 func (q *Queue) Len() int64 { return int64(len(q.entries)) }

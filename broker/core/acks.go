@@ -94,10 +94,10 @@ func (conn *Conn) sendAnswer(a *ack) {
 			conn.unacked = max(conn.unacked-1, 0)
 		}
 	case packet.CONNACK:
-		conn.write(a.body)
+		conn.writePacket(a.body)
 		conn.open()
 	case packet.SUBACK, packet.UNSUBACK:
-		conn.write(a.body)
+		conn.writePacket(a.body)
 	case 0:
 		conn.close(a.reason, a.reason.String())
 	}

@@ -84,7 +84,7 @@ func (conn *Conn) reject(reason packet.Reason, why string) {
 	}
 	if conn.version != 0 && reason >= 0x80 {
 		p := packet.Connack{Reason: reason} // no session present [MQTT-3.2.2-6]
-		conn.write(p.Append(conn.core.scratch[:0], conn.version))
+		conn.writePacket(p.Append(conn.core.scratch[:0], conn.version))
 	}
 	conn.end(reason, why)
 }

@@ -101,6 +101,7 @@ func (c *Core) Receive(conn *Conn, b []byte) (consumed int) {
 			return consumed
 		}
 		consumed += n
+		c.stats.PacketsReceived++
 		conn.seen = c.clock
 		if err := conn.onPacket(f); err != nil {
 			conn.fail(err)
@@ -162,7 +163,7 @@ func (conn *Conn) onPacket(f packet.Frame) error {
 	case packet.UNSUBSCRIBE:
 		return conn.onUnsubscribe(f)
 	case packet.PINGREQ:
-		conn.write(packet.AppendPingresp(conn.core.scratch[:0])) // [MQTT-3.12.4-1]
+		conn.writePacket(packet.AppendPingresp(conn.core.scratch[:0])) // [MQTT-3.12.4-1]
 		return nil
 	case packet.DISCONNECT:
 		return conn.onDisconnect(f)
@@ -198,7 +199,7 @@ func (conn *Conn) close(reason packet.Reason, why string) {
 	// A server sends DISCONNECT only with a reason of 0x80 or more, and not before CONNACK [MQTT-3.14.0-1].
 	if conn.version == packet.V5 && conn.established && reason >= 0x80 {
 		d := packet.Disconnect{Reason: reason}
-		conn.write(d.Append(conn.core.scratch[:0], conn.version))
+		conn.writePacket(d.Append(conn.core.scratch[:0], conn.version))
 	}
 	conn.end(reason, why)
 }

@@ -247,10 +247,16 @@ func (c *Core) Drain(reason packet.Reason) {
 // Stats returns the counters and sizes.
 func (c *Core) Stats() Stats {
 	st := c.stats
+	st.PacketsSent += st.Sent // on their way they are counted once
 	st.Connections, st.Sessions, st.Subscriptions = len(c.conns), len(c.sessions), c.router.count
 	st.Retained, st.RetainedBytes = len(c.retained.byTopic), c.retained.bytes
 	st.MemoryBytes = c.memory()
 	return st
+}
+
+// Dropped is the sum of all causes.
+func (s *Stats) Dropped() uint64 {
+	return s.DroppedSlow + s.DroppedTooLarge + s.DroppedExpired + s.DroppedFull + s.DroppedWills + s.DroppedRetained
 }
 
 // Stats are the core's counters, since New, and its present sizes.
@@ -259,8 +265,9 @@ type Stats struct {
 	RetainedBytes                                  int64
 	MemoryBytes                                    int // output and queues in memory
 
-	Received, Sent uint64 // PUBLISH packets from and to clients
-	Refused        uint64 // PUBLISH packets refused: full, not authorised, invalid topic
+	PacketsReceived, PacketsSent uint64 // of every type, from and to clients
+	Received, Sent               uint64 // PUBLISH packets from and to clients
+	Refused                      uint64 // PUBLISH packets refused: full, not authorised, invalid topic
 
 	// Messages for live clients that were dropped, by cause. What the log drops it counts itself.
 	DroppedSlow     uint64 // QoS 0, the reader was too slow

@@ -13,8 +13,9 @@
 // The rules D1 to D6 of the design. A message is one record, appended before anybody gets it: a refusal is one for
 // all. PUBACK, PUBREC, PUBCOMP, PUBREL, SUBACK, UNSUBACK and CONNACK stand in one queue per connection and leave in
 // order, each when its record is durable; everything else goes on meanwhile. A session with an expiry keeps its
-// messages to the client in the log, and their packet identifiers are their running numbers there; a session without
-// one keeps in memory what its client has no room for, and its numbers.
+// messages to the client in the log, and their packet identifiers are their running numbers there; while the client
+// keeps up, its acknowledgement of a QoS 1 message may make the disk unnecessary (D1). A session without an expiry
+// keeps in memory what its client has no room for, and its numbers.
 //
 // Every memory is bounded by Config. A reader that is too slow loses QoS 0 messages (counted), gets QoS 1 and 2 later
 // if its session is in the log, and is disconnected if it is not. No packet of a client can make the core panic, hang

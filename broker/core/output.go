@@ -89,10 +89,17 @@ func (conn *Conn) write(b []byte) {
 	}
 }
 
+// writePacket copies a whole packet that is no PUBLISH to the output.
+func (conn *Conn) writePacket(b []byte) {
+	conn.core.stats.PacketsSent++
+	conn.write(b)
+}
+
 // writeAck encodes an acknowledgement in place.
 func (conn *Conn) writeAck(a *packet.Ack) {
 	const longest = 16 // without reason string and user properties
 	i := conn.reserve(longest)
+	conn.core.stats.PacketsSent++
 	before := len(conn.out.chunks[i])
 	conn.out.chunks[i] = a.Append(conn.out.chunks[i], conn.version)
 	conn.added(len(conn.out.chunks[i]) - before)

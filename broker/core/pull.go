@@ -54,13 +54,16 @@ func (s *session) pullQueue() bool {
 	conn := s.conn
 	if conn.out.size >= chunkSize {
 		s.blocked = true
+		s.keepsUp(false)
 		return false
 	}
 	if s.flights.count >= conn.inflight {
+		s.keepsUp(false)
 		return false // [MQTT-3.3.4-9] [MQTT-4.9.0-2]
 	}
 	if !s.hasHeld {
 		if s.held, s.hasHeld = s.queue.Next(); !s.hasHeld {
+			s.keepsUp(true)
 			return false
 		}
 	}
@@ -83,6 +86,7 @@ func (s *session) pullQueue() bool {
 		m.ids = c.ids
 	}
 	if !s.flights.add(e.N, awaiting(qos)) {
+		s.keepsUp(false)
 		return false // too far from one that is not acknowledged: its acknowledgement goes on
 	}
 	err := conn.sendStored(&m, identifier(e.N), state)
@@ -95,6 +99,15 @@ func (s *session) pullQueue() bool {
 	}
 	s.held, s.hasHeld = Entry{}, false
 	return true
+}
+
+// keepsUp tells the queue, once for each change, whether the client has been sent all there is: then its
+// acknowledgements may come sooner than the disk.
+func (s *session) keepsUp(yes bool) {
+	if s.queue != nil && s.live != yes {
+		s.live = yes
+		s.queue.SetLive(yes)
+	}
 }
 
 // resume begins a connection of a session with a queue: what the client has received and not completed is released

@@ -37,6 +37,7 @@ type session struct {
 	hasHeld     bool
 	backlog     backlog
 	blocked     bool // output was full; Wrote goes on
+	live        bool // what the queue has been told, see keepsUp
 	pulling     bool // in Core.pulls
 	resumes     bool // the session was there before the connection
 
@@ -125,6 +126,7 @@ func (c *Core) leave(s *session) {
 	s.conn = nil
 	s.left = c.clock
 	s.blocked = false
+	s.keepsUp(false) // before anything else: somebody may wait for its acknowledgements
 	if c.draining {
 		return // as it stands in the log, the next start finds it
 	}

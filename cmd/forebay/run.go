@@ -35,6 +35,7 @@ func run(file string) error {
 	if err != nil {
 		return err
 	}
+	cfg.Version = version
 	log := slog.New(newHandler(os.Stderr, cfg.Log.Slog(), underJournal(os.Stderr)))
 	log.Info("forebay starts", "version", version, "config", file, "site", cfg.Site, "storage", cfg.Storage.Path)
 	// A file that is missing now may concern one bridge only: it says so when
