@@ -30,7 +30,7 @@ func takeImage(dir string) (image, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := image{}
+	m, zeros := image{}, [sector]byte{}
 	for _, f := range files {
 		b, err := os.ReadFile(filepath.Join(dir, f.Name()))
 		if errors.Is(err, os.ErrNotExist) {
@@ -39,7 +39,11 @@ func takeImage(dir string) (image, error) {
 		if err != nil {
 			return nil, err
 		}
-		m[f.Name()] = content{bytes.Clone(bytes.TrimRight(b, "\x00")), int64(len(b))}
+		end := len(b)
+		for end >= sector && bytes.Equal(b[end-sector:end], zeros[:]) {
+			end -= sector
+		}
+		m[f.Name()] = content{bytes.Clone(b[:end]), int64(len(b))}
 	}
 	return m, nil
 }
