@@ -181,7 +181,7 @@ func (l *Log) storeFull(r *Record, room int) string {
 	if len(r.Deliveries) == 0 {
 		limit += reserved / 2
 	}
-	if l.disk()+l.waiting+int64(room) > limit {
+	if l.disk()+l.journaledSize+l.waiting+int64(room) > limit {
 		return limitStore
 	}
 	return ""

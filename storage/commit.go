@@ -3,6 +3,8 @@ package storage
 import (
 	"encoding/binary"
 	"fmt"
+	"runtime"
+	"slices"
 	"time"
 )
 
@@ -11,10 +13,21 @@ type group struct {
 	chunks  []*chunk
 	last    Seq
 	segment *segment
-	write   bool   // something must reach the disk
-	seal    bool   // the segment is full, or drained, with this group
-	census  []byte // for the header of the segment, if it has to be created
+	write   bool // something must reach the disk
 	point   *checkpoint
+
+	// How it reaches the disk; see place.
+	direct  bool     // straight into the segment, behind what the journal holds
+	turn    bool     // the halves of the journal change places, and what it holds is spilled
+	settled settled  // what the spill may leave out
+	behind  []*chunk // what the spill is about
+	put     int64    // bytes of records that the spill has written
+
+	// The segment is full, or drained, with this group: the one that follows,
+	// and its header.
+	seal   bool
+	next   *segment
+	census []byte
 }
 
 // commitLoop is the committer: it takes whatever waits, makes it durable with
@@ -23,10 +36,10 @@ func (l *Log) commitLoop() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
+		runtime.Gosched() // those whom the last group has woken shall be in the next together
 		l.mu.Lock()
 		closing := l.closing
-		if closing && l.point.busy != nil { // the last checkpoint must be the last
-			busy := l.point.busy
+		if busy := l.busy(); closing && busy != nil { // the last checkpoint must be the last
 			l.mu.Unlock()
 			<-busy
 			continue
@@ -105,7 +118,7 @@ func (l *Log) due(now time.Time) time.Duration {
 	if !l.deadline.IsZero() {
 		wait = l.deadline.Sub(now)
 	}
-	if l.point.busy == nil && l.point.dirty() {
+	if l.busy() == nil && l.point.dirty() {
 		if l.point.records >= l.tune.records || l.rowBytes >= maxRowBytes {
 			return 0
 		}
@@ -116,7 +129,7 @@ func (l *Log) due(now time.Time) time.Duration {
 
 // take closes what is open and describes it. l.mu is held.
 func (l *Log) take(now time.Time, closing bool) *group {
-	point := l.point.busy == nil && l.point.dirty() &&
+	point := l.busy() == nil && l.point.dirty() &&
 		(closing || l.point.records >= l.tune.records || l.rowBytes >= maxRowBytes || !now.Before(l.point.at.Add(l.tune.checkpoint)))
 	g := &group{segment: l.current}
 	lazy := l.cfg.MaxAckDelay > 0
@@ -137,24 +150,58 @@ func (l *Log) take(now time.Time, closing bool) *group {
 	g.last = l.seq
 	l.lazy.reset(l.seq)
 	l.urgent, l.marksDue, l.deadline = false, false, time.Time{}
-	if g.write && (l.w == nil || l.w.id != l.current.id) {
-		g.census = l.census()
-	}
-	g.seal = l.current.filled >= l.tune.segment ||
-		point && l.current.users == 0 && l.current.filled >= l.tune.rotate
-	if g.seal {
-		l.current.sealed, l.current.last = true, g.last
-		l.newSegment(l.current.id + 1)
-	}
+	l.place(g, point)
 	if point {
 		g.point = l.snapshot(now)
 	}
 	return g
 }
 
-func (l *Log) newSegment(id uint32) {
+// place decides how g reaches the disk. l.mu is held.
+func (l *Log) place(g *group, point bool) {
+	size := int64(0)
+	for _, ch := range g.chunks {
+		size += int64(len(ch.out))
+	}
+	g.write = g.write && size > 0
+	switch {
+	case !g.write:
+	case l.journal == nil || l.journal.direct(size):
+		g.direct = true
+	case !l.journal.fits(size):
+		g.turn = true
+	}
+	g.turn = g.turn || point
+	if g.turn && !g.direct {
+		g.settled = settled{}
+		for _, chunks := range [][]*chunk{l.journaled, g.chunks} {
+			for _, ch := range chunks {
+				g.settled.note(ch)
+			}
+		}
+	}
+	g.seal = (g.turn || g.direct) && l.current.filled >= l.tune.segment ||
+		point && l.current.users == 0 && l.current.filled >= l.tune.rotate
+	if g.seal {
+		l.current.sealed, l.current.last = true, g.last
+		g.census = l.census()
+		g.next = l.newSegment(l.current.id + 1)
+	}
+}
+
+func (l *Log) newSegment(id uint32) *segment {
 	l.current = &segment{id: id}
 	l.segments[id] = l.current
+	return l.current
+}
+
+// busy returns what is closed when the spill and the checkpoint under way have
+// ended, or nil. l.mu is held.
+func (l *Log) busy() chan struct{} {
+	if l.spilling != nil {
+		return l.spilling
+	}
+	return l.point.busy
 }
 
 func (l *Log) expireAll() {
@@ -248,31 +295,20 @@ func appendCounts(b []byte, counts map[string]uint64) []byte {
 
 // commitGroup makes g durable and tells everybody.
 func (l *Log) commitGroup(g *group, closing bool) {
-	var size int64
-	if g.write && len(g.chunks) > 0 {
-		err := guard(func() (err error) {
-			size, err = l.write(g)
-			return err
-		})
-		if err != nil {
-			l.fail("write "+segmentName(g.segment.id), err)
-			l.mu.Lock()
-			failed := l.failed
-			l.mu.Unlock()
-			l.tellFailed(failed)
-			return
-		}
-	}
-	if g.seal && l.w != nil {
-		err := l.w.close()
-		l.w = nil
-		if err != nil {
-			l.log.Warn("storage: close of a full segment", "err", err)
-		}
+	if err := l.write(g); err != nil {
+		l.fail("write "+journalName+" or "+segmentName(g.segment.id), err)
 	}
 	var few [8]func()
 	l.mu.Lock()
-	notify := l.committed(g, size, few[:0])
+	if failed := l.failed; failed != nil {
+		l.mu.Unlock()
+		l.tellFailed(failed)
+		return
+	}
+	notify := l.committed(g, few[:0])
+	if g.turn {
+		l.spilling = make(chan struct{})
+	}
 	if g.point != nil {
 		l.point.busy = make(chan struct{})
 	}
@@ -283,41 +319,67 @@ func (l *Log) commitGroup(g *group, closing bool) {
 	for _, fn := range notify {
 		fn()
 	}
-	if g.point == nil {
-		return
+	switch {
+	case !g.turn:
+	case closing:
+		l.turn(g)
+	default:
+		l.ended.Go(func() { l.turn(g) })
 	}
-	if closing {
-		l.writeCheckpoint(g.point)
-		return
-	}
-	l.ended.Go(func() { l.writeCheckpoint(g.point) })
 }
 
-// write puts the group into its segment, creating it first if need be.
-func (l *Log) write(g *group) (int64, error) {
-	if l.w == nil {
-		w, err := createSegment(l.dir, g.segment.id, g.census)
-		if err != nil {
-			return 0, err
-		}
-		l.w = w
+// write puts the group into the journal or its segment. It waits for a spill
+// under way only if that half of the journal, or the segment, is needed.
+func (l *Log) write(g *group) error {
+	if g.turn || g.direct {
 		l.mu.Lock()
-		g.segment.writer = w
+		busy, failed := l.spilling, l.failed
 		l.mu.Unlock()
+		if busy != nil {
+			<-busy
+			l.mu.Lock()
+			failed = l.failed
+			l.mu.Unlock()
+		}
+		if failed != nil {
+			return nil // what the disk holds behind it is not known
+		}
 	}
-	return l.w.commit(g.chunks)
+	j := l.journal
+	switch {
+	case g.direct:
+		before := Seq(0)
+		if j != nil {
+			before = j.last
+		}
+		if err := l.putDirect(g, before); err != nil {
+			return err
+		}
+		if !g.turn { // which does it otherwise
+			if err := l.seal(g); err != nil {
+				return err
+			}
+		}
+		if j != nil {
+			j.begin(j.active)
+			j.last = g.last
+		}
+		return nil
+	case j == nil:
+		return nil
+	}
+	if g.turn && j.at > 0 {
+		j.begin(1 - j.active)
+	}
+	if !g.write {
+		return nil
+	}
+	return j.commit(g.chunks, g.last)
 }
 
 // committed advances Safe, moves the chunks to the tail and returns whom to
 // notify. l.mu is held.
-func (l *Log) committed(g *group, size int64, notify []func()) []func() {
-	if size > 0 {
-		l.diskSegments += size - g.segment.size
-		g.segment.size = size
-	}
-	if g.seal {
-		g.segment.writer = nil
-	}
+func (l *Log) committed(g *group, notify []func()) []func() {
 	l.safe = g.last
 	l.lazy.advance(l)
 	l.wakeWaiters()
@@ -325,6 +387,12 @@ func (l *Log) committed(g *group, size int64, notify []func()) []func() {
 		l.waiting -= int64(len(ch.buf))
 		l.tailSize += ch.cost
 		l.tail = append(l.tail, ch)
+		if g.direct || !g.write || len(ch.out) == 0 {
+			ch.inSegment, ch.out = true, nil // or needs not to be there
+		} else {
+			l.journaled = append(l.journaled, ch)
+			l.journaledSize += int64(len(ch.out))
+		}
 		for _, c := range ch.cursors {
 			if c.idle && c.notify != nil && !c.removed {
 				c.idle = false
@@ -332,7 +400,17 @@ func (l *Log) committed(g *group, size int64, notify []func()) []func() {
 			}
 		}
 	}
-	for l.tailSize > l.tune.tail && len(l.tail) > 0 {
+	if g.turn {
+		g.behind = slices.Clone(l.journaled)
+	}
+	l.evictTail()
+	return notify
+}
+
+// evictTail lets the oldest chunks go while the tail is too large, but for those
+// that only the journal has. l.mu is held.
+func (l *Log) evictTail() {
+	for l.tailSize > l.tune.tail && len(l.tail) > 0 && l.tail[0].inSegment {
 		ch := l.tail[0]
 		l.tail[0] = nil
 		l.tail = l.tail[1:]
@@ -341,5 +419,4 @@ func (l *Log) committed(g *group, size int64, notify []func()) []func() {
 			c.evict(ch)
 		}
 	}
-	return notify
 }

@@ -11,7 +11,9 @@ type Config struct {
 	// its parent must exist. Default: /var/lib/forebay.
 	Path string `mapstructure:"path"`
 
-	// MaxSize bounds the bytes that all files of the store take together.
+	// MaxSize bounds the bytes that all files of the store take together, the
+	// journal (1/16 of it, at most 8 MiB) and a reserve for a full disk (1 MiB
+	// more than that) included.
 	// Appends that would exceed it are refused with a FullError, whatever
 	// the policies of the consumers. At least 8 MiB. Default: 2 GiB.
 	MaxSize int64 `mapstructure:"max_size"`

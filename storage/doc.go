@@ -15,6 +15,15 @@
 // acknowledged just before, never what Received has made durable, and it never
 // loses what was not acknowledged.
 //
+// A group of records goes to the journal, a file written in full beforehand, with
+// one write and one fdatasync. From there it is spilled to a segment, a bbolt
+// file, in the background: when half of the journal is full, with each
+// checkpoint (every few seconds while there is something to say, so that the
+// next start has little to do) and at Close. Until then it is in memory too.
+// What all its consumers have acknowledged meanwhile never reaches a segment.
+// Large groups go to the segment at once. Of the two halves one takes groups
+// while the other is spilled; a group waits for a spill only when both are full.
+//
 // A segment file is removed when every cursor has passed it and a checkpoint
 // says so; memory is bounded whatever the backlog. What is damaged is set aside
 // (.bad), counted under CauseDamaged when its consumers come to it, and does
@@ -27,10 +36,10 @@
 //
 // # Goroutines
 //
-// The committer (commitLoop) takes whatever waits, writes it with one
-// transaction, advances Safe and tells. It starts a goroutine for each
-// checkpoint, of which there is one at a time, so that commits do not wait for
-// it. The reader (readLoop) fetches for cursors that lag behind the tail in
+// The committer (commitLoop) takes whatever waits, writes it as one group,
+// advances Safe and tells. It starts a goroutine (turn) for each spill and the
+// checkpoint that follows, of which there is one each at a time, so that commits
+// do not wait for them. The reader (readLoop) fetches for cursors that lag behind the tail in
 // memory. Close ends and awaits all of them.
 //
 // # Locks
@@ -63,4 +72,10 @@
 // BUG(storage): Damage is found when a segment is read. Until then its messages
 // count as waiting. All that stands in a segment whose tree of pages is broken
 // counts as lost, even if some of it could be found by searching the file.
+//
+// BUG(storage): A last group of the journal that is damaged after it was synced
+// looks like one that the power cut short: it is lost without a word.
+//
+// BUG(storage): A message with table changes is spilled whole even if all have
+// acknowledged it.
 package storage

@@ -16,6 +16,9 @@ type directory struct {
 	path string
 	lock *os.File
 
+	// reserve is how many bytes the reserve file shall have.
+	reserve int64
+
 	// reserved: the reserve file is there. Owned by whoever writes the state.
 	reserved bool
 
@@ -25,6 +28,9 @@ type directory struct {
 
 	// open replaces os.OpenFile inside bbolt. nil outside tests.
 	open func(name string, flag int, mode os.FileMode) (*os.File, error)
+
+	// journal replaces opening the journal's file. nil outside tests.
+	journal func(name string) (journalFile, error)
 }
 
 func (d *directory) step(step, file string) error {
@@ -100,7 +106,7 @@ func (d *directory) remove(name string) error {
 
 const (
 	reserveName = "reserve"
-	reserveSize = 1 << 20
+	reserveSize = 1 << 20 // and as much as the journal, which Open must be able to spill
 )
 
 // keepReserve holds back some of the disk, so that a store on a full one can
@@ -110,13 +116,12 @@ func (d *directory) keepReserve() {
 	if d.reserved {
 		return
 	}
-	if info, err := os.Stat(d.file(reserveName)); err == nil && info.Size() == reserveSize {
+	if info, err := os.Stat(d.file(reserveName)); err == nil && info.Size() == d.reserve {
 		d.reserved = true
 		return
 	}
-	// Zeros that are written take blocks, holes do not.
 	name := reserveName + newSuffix
-	err := os.WriteFile(d.file(name), make([]byte, reserveSize), 0o600)
+	err := writeZeros(d.file(name), d.reserve)
 	if err == nil {
 		err = os.Rename(d.file(name), d.file(reserveName))
 	}
@@ -125,6 +130,24 @@ func (d *directory) keepReserve() {
 		return
 	}
 	d.reserved = true
+}
+
+// writeZeros makes a file of so many zeros. They are written and synced: holes
+// would take no blocks, and blocks that were merely allotted would have to be
+// marked as written later.
+func writeZeros(name string, size int64) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	zeros := make([]byte, 64<<10)
+	for at := int64(0); at < size && err == nil; at += int64(len(zeros)) {
+		_, err = f.WriteAt(zeros[:min(int64(len(zeros)), size-at)], at)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
 }
 
 // useReserve gives the reserve up when err says that the disk is full, and

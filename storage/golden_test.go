@@ -27,7 +27,7 @@ func TestGolden(t *testing.T) {
 			}
 			c := mustConsumer(t, l, "bridge cloud", Limits{})
 			got := drain(t, c, true)
-			if messages(got) != "two four" || got[0].N != 2 || got[0].Time != 1700000000002 || got[0].Options != 2 || string(got[0].Extra) != "x" {
+			if messages(got) != "two four six" || got[0].N != 2 || got[0].Time != 1700000000002 || got[0].Options != 2 || string(got[0].Extra) != "x" {
 				t.Errorf("bridge cloud: %+v", got)
 			}
 			if r := c.Released(); len(r) != 1 || r[0] != 3 {
@@ -36,7 +36,7 @@ func TestGolden(t *testing.T) {
 			if d := c.Stats().Dropped; d["expired"] != 1 {
 				t.Errorf("dropped %v", d)
 			}
-			if got := messages(drain(t, mustConsumer(t, l, "session x", Limits{}), true)); got != "two" {
+			if got := messages(drain(t, mustConsumer(t, l, "session x", Limits{}), true)); got != "two six" {
 				t.Errorf("session x: %q", got)
 			}
 			rows := map[string]string{}
@@ -54,7 +54,9 @@ func TestGolden(t *testing.T) {
 func writeGolden(t *testing.T, golden string) {
 	t.Helper()
 	dir := t.TempDir()
-	l := openTest(t, dir, defaults())
+	tune := unhurried()
+	tune.half = minJournalHalf
+	l := openTest(t, dir, tune)
 	c, x := mustConsumer(t, l, "bridge cloud", Limits{}), mustConsumer(t, l, "session x", Limits{})
 	mustConsumer(t, l, "gone", Limits{})
 	if _, err := l.RemoveConsumer("gone"); err != nil {
@@ -76,18 +78,24 @@ func writeGolden(t *testing.T, golden string) {
 	c.Drop("expired", 5)
 	mustSafe(t, l, c.Received(3))
 	closeLog(t, l)
+	l = openTest(t, dir, tune)
+	c, x = mustConsumer(t, l, "bridge cloud", Limits{}), mustConsumer(t, l, "session x", Limits{})
+	mustSafe(t, l, mustAppend(t, l, "six", c, x))
+	crashed := copyDir(t, dir) // with "six" in the journal only
+	closeLog(t, l)
+	dir = crashed
 	if err := os.RemoveAll(golden); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.MkdirAll(golden, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{stateName, segmentName(1)} {
+	for _, name := range []string{stateName, segmentName(1), segmentName(2), journalName} {
 		b, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		for len(b) > 4096 && b[len(b)-1] == 0 { // bbolt lets files grow ahead
+		for name != journalName && len(b) > 4096 && b[len(b)-1] == 0 { // bbolt lets files grow ahead
 			b = b[:len(b)-1]
 		}
 		b = append(b, make([]byte, (4096-len(b)%4096)%4096)...)

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -187,6 +188,7 @@ type driver struct {
 	serial  int
 	quiet   sync.Mutex // held by whoever writes files: then a copy is what a crash would leave
 	copies  chan crash
+	ready   atomic.Pointer[Log] // l, once it is open
 	crashes int
 }
 
@@ -200,10 +202,10 @@ type crash struct {
 // at the moments before and after a commit.
 func (d *driver) before(step, _ string) error {
 	switch step {
-	case "commit", "checkpoint":
+	case "commit", "checkpoint", "journal":
 		d.quiet.Lock()
 		d.snapshot()
-	case "committed", "checkpointed":
+	case "committed", "checkpointed", "journaled":
 		d.snapshot()
 		d.quiet.Unlock()
 	}
@@ -211,12 +213,13 @@ func (d *driver) before(step, _ string) error {
 }
 
 func (d *driver) snapshot() {
-	if rand.IntN(12) > 0 || len(d.copies) == cap(d.copies) {
+	l := d.ready.Load()
+	if l == nil || rand.IntN(12) > 0 || len(d.copies) == cap(d.copies) {
 		return
 	}
-	safe := d.l.Safe()
+	safe := l.Safe()
 	dir := d.t.TempDir()
-	if err := copyFiles(d.l.dir.path, dir); err != nil {
+	if err := copyFiles(l.dir.path, dir); err != nil {
 		d.t.Error(err)
 	}
 	select {
@@ -227,11 +230,13 @@ func (d *driver) snapshot() {
 
 func (d *driver) open(dir string) {
 	d.cfg.Path = dir
+	d.ready.Store(nil)
 	l, err := open(d.cfg, discard(), nil, &directory{path: dir, before: d.before}, small())
 	if err != nil {
 		d.t.Fatal(err)
 	}
 	d.l = l
+	d.ready.Store(l)
 	d.out = map[ConsumerID][]uint64{}
 }
 

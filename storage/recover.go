@@ -33,6 +33,13 @@ type recovery struct {
 	census   bool             // there is no checkpoint: use those of the segments
 	files    map[uint32]int64 // segments on disk, with their bytes
 	last     uint32           // the highest segment number seen
+
+	// What only the journal had, on its way into the segment that this start
+	// begins, and what its header says.
+	journal *oldJournal
+	rest    []piece
+	header  []byte
+	full    bool // the disk is; the reserve was used
 }
 
 // recover reads what is there and writes the new state file. No other goroutine
@@ -47,12 +54,37 @@ func (l *Log) recover() error {
 		return err
 	}
 	r.old = old
+	if r.journal, err = readJournal(l.dir); err != nil {
+		return err
+	}
 	r.useState()
 	if err := r.replayAll(); err != nil {
 		return err
 	}
+	r.header = l.census()
+	r.replayJournal(l.newSegment(r.last + 1))
 	r.finish()
-	return r.writeState()
+	if err := r.withReserve(r.writeSegment); err != nil {
+		return err
+	}
+	if err := r.writeState(); err != nil {
+		return errors.Join(err, l.w.close())
+	}
+	if err := r.openJournal(); err != nil {
+		return errors.Join(err, l.w.close(), l.state.close())
+	}
+	return nil
+}
+
+// withReserve does fn, on a full disk a second time without the reserve.
+func (r *recovery) withReserve(fn func() error) error {
+	err := fn()
+	if err != nil && r.log.dir.useReserve(err) {
+		r.full = true
+		r.log.log.Warn("storage: disk is full; using the reserve", slog.Any("err", err))
+		err = fn()
+	}
+	return err
 }
 
 // list finds the segments and removes what a crash has left half made.
@@ -346,14 +378,24 @@ func (r *recovery) applyMessage(g *segment, body []byte) error {
 }
 
 // gap deals with n that no record has. They were acknowledged before they were
-// written (see lazyState), or stood in what is damaged or gone.
+// written (see lazyState and settled), or stood in what is damaged or gone.
 func (r *recovery) gap(c *Cursor, first, last uint64) {
 	if from := max(first, c.low+1); r.damage && from <= last {
 		if lost := last - from + 1 - c.done.count(from, last) - c.received.count(from, last); lost > 0 {
 			c.countDrop(CauseDamaged, lost)
 		}
 	}
-	c.done.add(first, last)
+	for _, s := range c.received { // their PUBREL is still to come
+		if s.last >= first && s.first <= last {
+			if s.first > first {
+				c.done.add(first, s.first-1)
+			}
+			first = s.last + 1
+		}
+	}
+	if first <= last {
+		c.done.add(first, last)
+	}
 	c.settleLow()
 }
 
@@ -492,7 +534,6 @@ func (r *recovery) finish() {
 	for _, g := range l.segments {
 		l.diskSegments += g.size
 	}
-	l.newSegment(r.last + 1)
 }
 
 // writeState replaces the state file by one that covers all segments.
@@ -503,19 +544,13 @@ func (r *recovery) writeState() error {
 	}
 	l.point.removed = nil
 	p := l.snapshot(l.tune.now())
-	create := func() (*stateFile, error) {
-		return createState(l.dir, p, r.putRows)
-	}
-	state, err := create()
-	full := err != nil && l.dir.useReserve(err)
-	if full {
-		l.log.Warn("storage: disk is full; using the reserve", slog.Any("err", err))
-		state, err = create()
-	}
+	err := r.withReserve(func() (err error) {
+		l.state, err = createState(l.dir, p, r.putRows)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	l.state, l.diskRest = state, state.size+reserveSize
 	for _, id := range p.remove {
 		if err := l.dir.remove(segmentName(id)); err != nil {
 			return errors.Join(fmt.Errorf("storage: remove %s: %w", segmentName(id), err), l.state.close())
@@ -523,7 +558,7 @@ func (r *recovery) writeState() error {
 		l.diskSegments -= l.segments[id].size
 		delete(l.segments, id)
 	}
-	if !full {
+	if !r.full {
 		l.dir.keepReserve()
 	}
 	return nil

@@ -75,12 +75,14 @@ func checkHeader(tx *bolt.Tx, file, magic string) (*bolt.Bucket, error) {
 	return b, nil
 }
 
-// writer appends to the current segment. It is owned by the committer.
+// writer appends to the current segment. It is owned by whoever spills: Open, then
+// the committer or, while Log.spilling says so, the goroutine that it started.
 type writer struct {
-	dir *directory
-	id  uint32
-	db  *bolt.DB
-	buf []byte // the chunks of one commit, until it has ended
+	dir  *directory
+	id   uint32
+	db   *bolt.DB
+	size int64  // bytes on disk when it was created
+	buf  []byte // the chunks of one commit, until it has ended
 }
 
 // createSegment makes a new segment. The file has its name only when it is
@@ -115,28 +117,34 @@ func createSegment(dir *directory, id uint32, census []byte) (*writer, error) {
 			return err
 		}
 		_, err = tx.CreateBucket(bucketChunks)
+		w.size = tx.Size()
 		return err
 	})
 	if err == nil {
 		err = dir.rename(name+newSuffix, name)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("create segment: %w", err), db.Close())
+		// The file is of no use, and on a full disk its space is.
+		return nil, errors.Join(fmt.Errorf("create segment: %w", err), db.Close(), dir.remove(name+newSuffix))
 	}
 	return w, nil
 }
 
-// commit makes the chunks durable, all or none. It returns the bytes that the
+// commit makes the pieces durable, all or none. It returns the bytes that the
 // segment takes on disk.
-func (w *writer) commit(chunks []*chunk) (size int64, err error) {
+func (w *writer) commit(pieces []piece) (size int64, err error) {
 	if err := w.dir.step("commit", segmentName(w.id)); err != nil {
 		return 0, err
 	}
 	// bbolt refers to the values until the transaction ends: each has its own
 	// part of the buffer.
 	need := 0
-	for _, c := range chunks {
-		need += chunkHeader + frameHeader + 32*len(c.cursors) + 16 + len(c.out)
+	indexes := make([][]share, len(pieces))
+	for i, p := range pieces {
+		if indexes[i], err = indexOf(p.frames); err != nil {
+			panic("BUG: storage: own chunk does not parse: " + err.Error())
+		}
+		need += chunkHeader + frameHeader + 32*len(indexes[i]) + 16 + len(p.frames)
 	}
 	if cap(w.buf) < need || cap(w.buf) > 4*need+1<<20 {
 		w.buf = make([]byte, 0, need)
@@ -145,17 +153,10 @@ func (w *writer) commit(chunks []*chunk) (size int64, err error) {
 	err = w.db.Update(func(tx *bolt.Tx) error {
 		all := tx.Bucket(bucketChunks)
 		all.FillPercent = 1 // keys only ever come at the end
-		for _, c := range chunks {
-			if len(c.out) == 0 {
-				continue
-			}
-			index, err := indexOf(c.out)
-			if err != nil {
-				panic("BUG: storage: own chunk does not parse: " + err.Error())
-			}
+		for i, p := range pieces {
 			start := len(buf)
-			buf = appendChunk(buf, c.first, index, c.out)
-			b, err := all.CreateBucket(seqKey(c.first))
+			buf = appendChunk(buf, p.first, indexes[i], p.frames)
+			b, err := all.CreateBucket(seqKey(p.first))
 			if err != nil {
 				return err
 			}

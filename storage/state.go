@@ -105,7 +105,7 @@ func (l *Log) writeCheckpoint(p *checkpoint) {
 			l.diskSegments -= l.segments[id].size
 			delete(l.segments, id)
 		}
-		l.diskRest = l.state.size + reserveSize
+		l.diskRest = l.state.size + l.dir.reserve + l.journalDisk
 	}
 	close(l.point.busy)
 	l.point.busy = nil

@@ -26,8 +26,14 @@ type Log struct {
 	wake   chan struct{} // tells the reader of requests; capacity 1
 	ended  sync.WaitGroup
 
+	// Owned by Open, then by the committer, then by Close.
+	journal *journal // nil: there was no room to make it
+
+	// Owned by the committer, and while spilling is not nil by the goroutine
+	// that spills.
+	w *writer // the current segment
+
 	// Owned by the committer.
-	w      *writer   // the current segment; nil until something is committed
 	told   bool      // that the log has failed
 	aged   time.Time // when it last looked for messages too old
 	looked time.Time // when it last looked for episodes that are over
@@ -37,41 +43,45 @@ type Log struct {
 	state *stateFile
 
 	// Guarded by mu, which is never held over disk I/O or foreign code.
-	mu           sync.Mutex
-	closing      bool
-	closed       bool
-	failed       error // wraps ErrFailed
-	seq          Seq   // the last one given out
-	safe         Seq
-	safeCh       chan struct{} // closed at the next advance of safe, if somebody waits
-	nextID       ConsumerID
-	cursors      map[string]*Cursor
-	byID         map[ConsumerID]*Cursor
-	rows         map[string]row // changed since the last checkpoint
-	rowBytes     int
-	open         []*chunk  // appended, not taken by the committer
-	slab         []byte    // free space behind the last open chunk
-	waiting      int64     // bytes in open and in the commit under way
-	urgent       bool      // something in open wants to be committed now
-	deadline     time.Time // when the rest must be committed; zero: no such time
-	safeMoved    bool      // safe advanced and safeFn was not told
-	marked       []*Cursor
-	marksDue     bool // a mark waits that must become durable, not merely ride along
-	tail         []*chunk
-	tailSize     int
-	segments     map[uint32]*segment
-	current      *segment // where open will go
-	requests     []*Cursor
-	windows      int // bytes in the windows of all cursors
-	point        pointState
-	lazy         lazyState
-	damaged      int
-	diskRest     int64                   // bytes of the state file
-	diskSegments int64                   // sum of segment.size
-	taken        []*Cursor               // scratch of appendLocked
-	refused      map[string]uint64       // by FullError.Limit of the store
-	episodes     map[episodeKey]*episode // under way
-	notices      []notice                // for the committer to write
+	mu            sync.Mutex
+	closing       bool
+	closed        bool
+	failed        error // wraps ErrFailed
+	seq           Seq   // the last one given out
+	safe          Seq
+	safeCh        chan struct{} // closed at the next advance of safe, if somebody waits
+	nextID        ConsumerID
+	cursors       map[string]*Cursor
+	byID          map[ConsumerID]*Cursor
+	rows          map[string]row // changed since the last checkpoint
+	rowBytes      int
+	open          []*chunk  // appended, not taken by the committer
+	slab          []byte    // free space behind the last open chunk
+	waiting       int64     // bytes in open and in the commit under way
+	urgent        bool      // something in open wants to be committed now
+	deadline      time.Time // when the rest must be committed; zero: no such time
+	safeMoved     bool      // safe advanced and safeFn was not told
+	marked        []*Cursor
+	marksDue      bool // a mark waits that must become durable, not merely ride along
+	tail          []*chunk
+	tailSize      int
+	segments      map[uint32]*segment
+	current       *segment      // where open will go
+	journaled     []*chunk      // in the journal only, in order; all are in the tail
+	journaledSize int64         // bytes of their records
+	spilling      chan struct{} // closed when the spill under way has ended; nil: none is
+	requests      []*Cursor
+	windows       int // bytes in the windows of all cursors
+	point         pointState
+	lazy          lazyState
+	damaged       int
+	diskRest      int64                   // bytes of the state file, the reserve and the journal
+	journalDisk   int64                   // bytes of the journal, constant after Open
+	diskSegments  int64                   // sum of segment.size
+	taken         []*Cursor               // scratch of appendLocked
+	refused       map[string]uint64       // by FullError.Limit of the store
+	episodes      map[episodeKey]*episode // under way
+	notices       []notice                // for the committer to write
 }
 
 // segment is what is known of one segment file without opening it. Guarded by
@@ -90,11 +100,12 @@ type segment struct {
 // chunk is a run of records in the encoding of the file. While it is in the
 // tail, cursors read from it directly.
 type chunk struct {
-	first   Seq
-	buf     []byte    // frames; only ever appended to until the committer takes it
-	cursors []*Cursor // that have refs into it
-	cost    int       // bytes of memory, the refs included
-	out     []byte    // what the committer writes of buf: all, or less with MaxAckDelay
+	first     Seq
+	buf       []byte    // frames; only ever appended to until the committer takes it
+	cursors   []*Cursor // that have refs into it
+	cost      int       // bytes of memory, the refs included
+	out       []byte    // what the committer writes of buf: all, or less with MaxAckDelay; nil afterwards
+	inSegment bool      // it may leave the tail
 }
 
 // row is a table change on its way to the state file.
@@ -112,6 +123,7 @@ type tuning struct {
 	checkpoint time.Duration
 	records    int // appended, after which a checkpoint is due
 	marks      time.Duration
+	half       int64         // of the journal
 	rotate     int64         // a drained segment of this size is given up
 	expire     time.Duration // between looks for segments whose messages are too old
 	quiet      time.Duration // without refusals and drops, before an episode is over
@@ -127,6 +139,7 @@ func defaults() tuning {
 		checkpoint: 5 * time.Second,
 		records:    50_000,
 		marks:      900 * time.Millisecond,
+		half:       journalHalf,
 		rotate:     1 << 20,
 		expire:     time.Minute,
 		quiet:      10 * time.Second,
@@ -153,6 +166,8 @@ func Open(cfg Config, log *slog.Logger, safe func(Seq, error)) (*Log, error) {
 func open(cfg Config, log *slog.Logger, safe func(Seq, error), dir *directory, tune tuning) (*Log, error) {
 	// A small store must rotate early, or drained space could not come back.
 	tune.segment = min(tune.segment, max(cfg.MaxSize/8, 1<<20))
+	tune.half = max(min(tune.half, cfg.MaxSize/32/journalPage*journalPage), minJournalHalf)
+	dir.reserve = reserveSize + journalSize(tune.half)
 	l := &Log{
 		cfg: cfg, dir: dir, log: log, safeFn: safe, tune: tune,
 		kick: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: make(chan struct{}),
@@ -191,6 +206,12 @@ func (l *Log) Close() error {
 	err := l.failed
 	l.wakeWaiters()
 	l.mu.Unlock()
+	if l.journal != nil {
+		if err == nil {
+			err = l.journal.clear() // the checkpoint has it all
+		}
+		err = errors.Join(err, l.journal.close())
+	}
 	if l.w != nil {
 		err = errors.Join(err, l.w.close())
 	}
@@ -366,7 +387,7 @@ type Stats struct {
 	Disk     int64 // bytes in the files of the store
 	MaxSize  int64 // Config.MaxSize
 	Segments int   // segment files, the current one included
-	Damaged  int   // segments set aside as damaged since the store was created
+	Damaged  int   // files set aside as damaged since the store was created
 	Err      error // why the log has failed; nil while it has not
 
 	// Refused counts the records refused since Open because the store was
