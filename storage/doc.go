@@ -39,8 +39,8 @@
 // The committer (commitLoop) takes whatever waits, writes it as one group,
 // advances Safe and tells. It starts a goroutine (turn) for each spill and the
 // checkpoint that follows, of which there is one each at a time, so that commits
-// do not wait for them. The reader (readLoop) fetches for cursors that lag behind the tail in
-// memory. Close ends and awaits all of them.
+// do not wait for them. The reader (readLoop) fetches for cursors that lag
+// behind the tail in memory. Close ends and awaits all of them.
 //
 // # Locks
 //
@@ -51,9 +51,10 @@
 //
 // Full: *FullError, nothing of the record was taken; it works again when
 // somebody has acknowledged. It is counted in Stats or CursorStats, and the log
-// has one line when refusing or dropping begins and one when it is over (D5). Stop: ErrFailed, a write or sync has failed, and
-// only Close and Open help (D4); ErrLocked and *VersionError at Open, which
-// time does not cure. Ours: ErrClosed, and records beyond the package's limits.
+// has one line when refusing or dropping begins and one when it is over (D5).
+// Stop: ErrFailed, a write or sync has failed, and only Close and Open help
+// (D4); ErrLocked and *VersionError at Open, which time does not cure. Ours:
+// ErrClosed, and records beyond the package's limits.
 //
 // # Weaknesses
 //
