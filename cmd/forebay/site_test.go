@@ -167,7 +167,8 @@ func (s *slave) register(unit int, table string, address int) string {
 	s.t.Helper()
 	from := s.printed()
 	s.say(fmt.Sprintf("get %d %s %d", unit, table, address))
-	return s.find(from, "")
+	line := s.find(from, "register ") // pymodbus may log between
+	return line[len("register "):]
 }
 
 // serialLine is a pair of pseudo-terminals joined by socat: the gateway's end and the slave's.

@@ -6,7 +6,7 @@
 The values come as JSON on standard input, a list of {unit, table, address,
 format, order, value}: `format` is a struct code, so that the encoding is
 Python's own and not the one under test. Prints "ready [PORT]" once it answers.
-A line "get UNIT TABLE ADDRESS" on standard input prints that raw register.
+A line "get UNIT TABLE ADDRESS" on standard input prints "register VALUE", the raw one.
 """
 import asyncio
 import json
@@ -64,7 +64,8 @@ async def answer_questions(context):
     )
     while line := await reader.readline():
         _, unit, table, address = line.decode().split()
-        print(context[int(unit)].getValues(FUNCTION[table], int(address), 1)[0], flush=True)
+        value = context[int(unit)].getValues(FUNCTION[table], int(address), 1)[0]
+        print("register", value, flush=True)
 
 
 async def main():
