@@ -430,10 +430,12 @@ func (d *downlink) onPubrel(l *link, id uint16) error {
 	return nil
 }
 
-// keep sends the PUBCOMP that p allows. On a later link the upstream asks again with PUBREL.
+// keep sends the PUBCOMP that p allows, if the PUBREL came on this link. The upstream may have asked on two: what the
+// first removed, the second has found removed, and its PUBCOMP is owed all the same.
 func (d *downlink) keep(l *link, p promise) {
-	if in, ok := d.inbound[p.id]; !ok || in.state != releasing {
-		return
+	in, ok := d.inbound[p.id]
+	if ok && in.state != releasing {
+		return // answered, and in use again
 	}
 	delete(d.inbound, p.id)
 	if p.on == l {

@@ -123,6 +123,26 @@ func TestInboundQoS2IsDeliveredOnceOverEveryBreak(t *testing.T) {
 	}
 }
 
+// The upstream released a message, lost the connection and released it again before the disk had taken the first
+// removal. The second PUBREL found nothing to remove and was never answered: its identifier was blocked for ever.
+func TestPubrelRepeatedOnTheNextLinkIsAnswered(t *testing.T) {
+	u := newUpstream(t)
+	g := newGateway(t, u.address(), withDown, nil)
+	c := u.welcome(false, none)
+	grant(c)
+	c.publish(command(2, 9, "go"))
+	c.want("PUBREC 9")
+	g.disk.hold()
+	c.ack(packet.PUBREL, 9, 0)
+	c.wantNothing()
+	c.net.Close()
+	c = u.welcome(true, none)
+	c.ack(packet.PUBREL, 9, 0)
+	c.wantNothing()
+	g.disk.let()
+	c.want("PUBCOMP 9")
+}
+
 func TestInboundIdentifiersGoWithTheSession(t *testing.T) {
 	u := newUpstream(t)
 	g := newGateway(t, u.address(), withDown, nil)

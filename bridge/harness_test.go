@@ -247,9 +247,9 @@ func (l *slowLog) Safe() storage.Seq {
 
 func (l *slowLog) WaitSafe(ctx context.Context, s storage.Seq) error {
 	l.mu.Lock()
-	held := l.held
+	held, safe := l.held, l.safe
 	l.mu.Unlock()
-	if held != nil {
+	if held != nil && s > safe {
 		select {
 		case <-held:
 		case <-ctx.Done():
