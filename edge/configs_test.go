@@ -122,3 +122,32 @@ func uncomment(text string) string {
 	}
 	return strings.Join(lines, "\n")
 }
+
+// The configuration that the README's tour tells a newcomer to write is one
+// that works.
+func TestReadmeTourLoads(t *testing.T) {
+	readme, err := os.ReadFile(filepath.Join("..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, begins := strings.Cut(string(readme), "   ```yaml\n")
+	text, _, ends := strings.Cut(rest, "   ```\n")
+	if !begins || !ends {
+		t.Fatal("the README has no YAML in its tour any more")
+	}
+	var config strings.Builder
+	for line := range strings.Lines(text) {
+		config.WriteString(strings.TrimPrefix(line, "   "))
+	}
+	path := filepath.Join(t.TempDir(), "forebay.yaml")
+	if err := os.WriteFile(path, []byte(config.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Bridges) != 1 || len(c.Modbus.Links) != 1 || len(c.Modbus.Links[0].Units[0].Tags) != 2 {
+		t.Errorf("the tour loads as %s", c.Summary())
+	}
+}

@@ -84,11 +84,11 @@ fi
 step "booting"
 mkdir "$root"
 tar -xf "$base" -C "$root"
-cp "$deb" "$root"/root/forebay.deb
+cp "$deb" "$root"/srv/forebay.deb
 # What a later version of the package would do: the same with a higher number.
 dpkg-deb -R "$deb" "$scratch"/next
 sed -i 's/^Version: .*/&+next/' "$scratch"/next/DEBIAN/control
-dpkg-deb --root-owner-group -b "$scratch"/next "$root"/root/next.deb >/dev/null
+dpkg-deb --root-owner-group -b "$scratch"/next "$root"/srv/next.deb >/dev/null
 
 systemd-nspawn -q -D "$root" --boot --register=no --keep-unit --private-network --console=pipe \
 	</dev/null >"$scratch"/console 2>&1 &
@@ -104,7 +104,7 @@ until_true 60 booted
 # --- Its life --------------------------------------------------------------
 
 step "install"
-guest dpkg -i /root/forebay.deb
+guest dpkg -i /srv/forebay.deb
 until_true 20 state ActiveState active
 guest systemctl --no-pager --lines=3 status forebay
 guest forebay version
@@ -129,7 +129,7 @@ step "upgrade: edited configuration and waiting messages stay"
 publish test/live "before the upgrade"
 guest sh -c 'echo "# by the owner" >>/etc/forebay/forebay.yaml'
 pid=$(property MainPID)
-guest dpkg -i /root/next.deb
+guest dpkg -i /srv/next.deb
 until_true 20 state ActiveState active
 differs MainPID "$pid" || fail "the old version still runs"
 guest grep -q "by the owner" /etc/forebay/forebay.yaml || fail "the edited configuration is gone"
@@ -158,17 +158,17 @@ guest rm -r /run/systemd/system/forebay.service.d
 guest systemctl daemon-reload
 
 step "wrong configuration: one start, status 78"
-guest cp -p /etc/forebay/forebay.yaml /root/good.yaml
+guest cp -p /etc/forebay/forebay.yaml /srv/good.yaml
 guest sh -c 'echo "nonsense: [" >>/etc/forebay/forebay.yaml'
 guest systemctl restart forebay && fail "started with a wrong configuration"
 until_true 20 state ActiveState failed
 state ExecMainStatus 78 || fail "exit status $(property ExecMainStatus)"
-guest cp -p /root/good.yaml /etc/forebay/forebay.yaml
+guest cp -p /srv/good.yaml /etc/forebay/forebay.yaml
 guest systemctl start forebay
 
 step "a service that the owner disabled stays so over an upgrade"
 guest systemctl disable -q --now forebay
-guest dpkg -i /root/forebay.deb >/dev/null 2>&1
+guest dpkg -i /srv/forebay.deb >/dev/null 2>&1
 if guest systemctl is-enabled -q forebay; then fail "enabled again"; fi
 guest systemctl enable -q --now forebay
 until_true 20 state ActiveState active
@@ -179,13 +179,13 @@ guest dpkg -r forebay
 if guest systemctl is-active -q forebay; then fail "still running"; fi
 guest sh -c '! command -v forebay' || fail "the program is still there"
 guest test -s /etc/forebay/forebay.yaml || fail "the configuration is gone"
-guest dpkg -i /root/forebay.deb
+guest dpkg -i /srv/forebay.deb
 until_true 20 state ActiveState active
 [ "$(receive test/live)" = "before the removal" ] || fail "the removal lost a message"
 
 step "purge: nothing stays but the user"
 guest dpkg -P forebay
-left=$(guest find / -xdev -iname '*forebay*' -not -path '/proc/*' -not -path '/sys/*' -not -path '/root/*' -not -path '/tmp/*')
+left=$(guest find / -xdev -iname '*forebay*' -not -path '/proc/*' -not -path '/sys/*' -not -path '/srv/*' -not -path '/tmp/*')
 [ -z "$left" ] || fail "left behind: $left"
 failed=$(guest systemctl list-units --failed --plain --no-legend | grep forebay || true)
 [ -z "$failed" ] || fail "left behind: $failed"
