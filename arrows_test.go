@@ -15,14 +15,15 @@ import (
 // arrows is the map of the house: which of our packages may import which. Test helpers live in packages of their own
 // and only tests import them.
 var arrows = map[string][]string{
-	"cmd/forebay":   {"edge", "modbus"},
-	"edge":          {"broker", "bridge", "modbus", "storage", "broker/packet"},
-	"broker":        {"broker/core", "broker/packet", "storage"},
-	"broker/core":   {"broker/packet"},
-	"bridge":        {"broker/packet", "storage"},
-	"modbus":        {},
-	"storage":       {},
-	"broker/packet": {},
+	"cmd/forebay":       {"edge", "modbus", "storage", "cmd/forebay/bench"},
+	"cmd/forebay/bench": {"modbus", "storage", "broker/packet"},
+	"edge":              {"broker", "bridge", "modbus", "storage", "broker/packet"},
+	"broker":            {"broker/core", "broker/packet", "storage"},
+	"broker/core":       {"broker/packet"},
+	"bridge":            {"broker/packet", "storage"},
+	"modbus":            {},
+	"storage":           {},
+	"broker/packet":     {},
 }
 
 // helpers are the packages that only tests may import, with what they may import themselves.
