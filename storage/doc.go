@@ -76,8 +76,6 @@
 // counts as lost, even if some of it could be found by searching the file.
 //
 // BUG(storage): A last group of the journal that is damaged after it was synced
-// looks like one that the power cut short: it is lost without a word.
-//
-// BUG(storage): A message with table changes is spilled whole even if all have
-// acknowledged it.
+// looks like one that the power cut short. The log says so if its beginning can
+// be read; how many messages are lost it cannot say.
 package storage
