@@ -65,9 +65,6 @@
 // BUG(storage): Each Open writes the state file anew, so it takes time and flash
 // in proportion to the rows of the tables.
 //
-// BUG(storage): The age of messages is measured by the wall clock; a large step
-// of it ages them by as much.
-//
 // BUG(storage): After a restart, DropOldest and MaxAge spare as many of a
 // consumer's messages as may have been sent before with QoS 2, sent or not.
 //
