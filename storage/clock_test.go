@@ -2,6 +2,7 @@ package storage
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -12,9 +13,10 @@ func TestAgeAllowsForAClockThatIsSet(t *testing.T) {
 	dir := t.TempDir()
 	tune := small()
 	tune.checkpoint = time.Hour // what is remembered has to be in the log
-	ahead, wrong := time.Duration(0), 50*365*24*time.Hour
-	tune.now = func() time.Time { return time.Now().Add(ahead) }
-	tune.wall = func(now time.Time) int64 { return now.Add(-wrong).UnixMilli() }
+	var ahead, wrong atomic.Int64
+	wrong.Store(int64(50 * 365 * 24 * time.Hour))
+	tune.now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	tune.wall = func(now time.Time) int64 { return now.Add(-time.Duration(wrong.Load())).UnixMilli() }
 	limits := Limits{MaxAge: time.Hour}
 	open := func() (*Log, *Cursor) {
 		l := openTest(t, dir, tune)
@@ -29,13 +31,13 @@ func TestAgeAllowsForAClockThatIsSet(t *testing.T) {
 		mustSafe(t, l, s)
 	}
 	put("first")
-	ahead = 30 * time.Minute
-	wrong = 10 * time.Hour // a first guess
+	ahead.Store(int64(30 * time.Minute))
+	wrong.Store(int64(10 * time.Hour)) // a first guess
 	if got := messages(drain(t, c, false)); got != "first" {
 		t.Fatalf("after the first step of the clock: %q", got)
 	}
 	put("second")
-	wrong = 0
+	wrong.Store(0)
 	c.Rewind()
 	if got := messages(drain(t, c, false)); got != "first second" {
 		t.Fatalf("after the second step: %q", got)
@@ -45,12 +47,13 @@ func TestAgeAllowsForAClockThatIsSet(t *testing.T) {
 	closeLog(t, l)
 
 	for _, where := range []string{dir, crashed} {
-		dir, ahead = where, 50*time.Minute
+		dir = where
+		ahead.Store(int64(50 * time.Minute))
 		l, c = open()
 		if got := messages(drain(t, c, false)); got != "first second third" {
 			t.Errorf("in the next life: %q", got)
 		}
-		ahead = 70 * time.Minute
+		ahead.Store(int64(70 * time.Minute))
 		c.Rewind()
 		if got := messages(drain(t, c, false)); got != "second third" {
 			t.Errorf("when the first is older than an hour: %q", got)
@@ -67,12 +70,12 @@ func TestAgeAllowsForAClockThatIsSet(t *testing.T) {
 func TestClockIsSetOften(t *testing.T) {
 	dir := t.TempDir()
 	tune := small()
-	wrong := 1000 * time.Hour
-	tune.wall = func(now time.Time) int64 { return now.Add(-wrong).UnixMilli() }
+	var wrong atomic.Int64
+	tune.wall = func(now time.Time) int64 { return now.Add(-time.Duration(wrong.Load())).UnixMilli() }
 	l := openTest(t, dir, tune)
 	c := mustConsumer(t, l, "c", Limits{MaxAge: time.Hour})
 	for i := range 2 * maxEras {
-		wrong = time.Duration(1000+i*(i%2*2-1)) * time.Hour
+		wrong.Store(int64(time.Duration(1000+i*(i%2*2-1)) * time.Hour))
 		s, err := l.Append(&Record{Time: tune.wall(time.Now()), Message: fmt.Append(nil, "m"), Deliveries: []Delivery{{Consumer: c.ID()}}})
 		if err != nil {
 			t.Fatal(err)
