@@ -59,7 +59,7 @@ type Log struct {
 	slab          []byte    // free space behind the last open chunk
 	waiting       int64     // bytes in open and in the commit under way
 	urgent        bool      // something in open wants to be committed now
-	deadline      time.Time // when the rest must be committed; zero: no such time
+	deadline      time.Time // when marks must be committed; zero: no such time
 	safeMoved     bool      // safe advanced and safeFn was not told
 	marked        []*Cursor
 	marksDue      bool // a mark waits that must become durable, not merely ride along
