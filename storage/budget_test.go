@@ -283,11 +283,6 @@ func BenchmarkOnline(b *testing.B) {
 		c := mustConsumer(b, l, "c", Limits{})
 		c.SetLive(true)
 		mustSafe(b, l, l.Stats().Appended)
-		eventually(b, "the first checkpoint", func() bool {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			return !l.point.dirty()
-		})
 		every := time.NewTicker(10 * time.Millisecond)
 		written := deviceWritten(b, cfg.Path)
 		n := 100 * seconds
