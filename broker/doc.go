@@ -32,7 +32,8 @@
 //
 // # Deviations
 //
-// From Mosquitto's access files: a subscription is refused as a whole when it could show a topic that the client may
-// not read; Mosquitto accepts it and leaves those messages out. And without a password file every client is anonymous
-// to the access file, whatever name it gives.
+// From Mosquitto's access files: a subscription of which the client may read nothing at all is refused, Mosquitto
+// accepts it; deny wins over the patterns of everybody too, there over topic lines only; a client with a will that it
+// may not publish is not let in, and the will is checked once more when it is published, as there. And a username that
+// nobody has checked is none: its client is anonymous to the access file.
 package broker

@@ -33,7 +33,8 @@ func (e *events) Login(conn *core.Conn, username string, hasUsername bool, passw
 		}
 		reason = packet.ReasonServerBusy
 	case conn.Info().Anonymous:
-		// A username that cannot be checked is nobody's: the access file treats it as anonymous.
+		// A username that cannot be checked is nobody's: a name that anyone may give must open nothing.
+		conn.ForgetUsername()
 		reason = packet.ReasonSuccess
 	}
 	e.core.LoginResult(conn, reason == packet.ReasonSuccess, reason)
@@ -108,28 +109,4 @@ func (p *pace) allow(now time.Time) (allowed bool, suppressed int) {
 		return false, suppressed
 	}
 	return true, suppressed
-}
-
-// authorizer answers the core from the access file.
-type authorizer struct {
-	file *accessFile
-	// named is set when usernames are checked. Otherwise everyone is anonymous: a name that anyone may give must
-	// open nothing.
-	named bool
-}
-
-func (a *authorizer) user(name string) string {
-	if a.named {
-		return name
-	}
-	return ""
-}
-
-func (a *authorizer) MayPublish(clientID, user string, topic []byte) bool {
-	return a.file.mayPublish(clientID, a.user(user), topic)
-}
-
-func (a *authorizer) MaySubscribe(clientID, user string, filter []byte) bool {
-	_, rest, _, err := packet.SplitShared(filter)
-	return err == nil && a.file.maySubscribe(clientID, a.user(user), rest)
 }

@@ -148,7 +148,7 @@ func (s *Server) restore(users *userFile, access *accessFile, logger *slog.Logge
 		Sessions: max(20_000, 2*limits.Connections),
 	}
 	if access != nil {
-		cfg.Authorizer = &authorizer{file: access, named: users != nil}
+		cfg.Authorizer = access
 	}
 	if users != nil {
 		s.logins = newLogins(users, &s.inbox)

@@ -59,6 +59,9 @@ func (conn *Conn) ClientID() string { return conn.clientID }
 // Username returns the username of CONNECT, empty if there was none.
 func (conn *Conn) Username() string { return conn.username }
 
+// ForgetUsername makes the client an anonymous one: nobody has checked the username that it gave. For Events.Login.
+func (conn *Conn) ForgetUsername() { conn.username = "" }
+
 // Version returns the protocol version, 0 before CONNECT.
 func (conn *Conn) Version() packet.Version { return conn.version }
 
