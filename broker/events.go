@@ -28,7 +28,7 @@ func (e *events) Login(conn *core.Conn, username string, hasUsername bool, passw
 	reason := packet.ReasonNotAuthorized
 	switch {
 	case hasUsername && e.logins != nil:
-		if len(password) <= maxPassword && e.logins.ask(login{streamOf(conn), username, bytes.Clone(password)}) {
+		if len(password) <= maxPassword && e.logins.ask(login{streamOf(conn), streamOf(conn).peer, username, bytes.Clone(password)}) {
 			return
 		}
 		reason = packet.ReasonServerBusy

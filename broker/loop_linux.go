@@ -30,25 +30,26 @@ type loop struct {
 	flush          func(*core.Conn) // l.flushConn, made once
 
 	// Owned by the loop.
-	now        time.Time // of this round
-	sockets    []*socket // by descriptor
-	feeds      map[*feed]struct{}
-	feeders    sync.WaitGroup // the goroutines of feeds
-	open       int            // sockets and feeds
-	generation int32
-	closing    []*stream // with a closeBy, some of them gone since
-	swept      time.Time // when sweep last ran
-	full       int       // connections refused since the limit was reached
-	keptBytes  int       // of all streams
-	mail       mail      // the batch being worked on
-	inject     core.Inject
-	waiting    map[*injection]struct{} // injections whose Done has not been called
-	draining   bool
-	drainUntil time.Time
-	panics     int    // recovered ones
-	bytesIn    uint64 // of MQTT
-	bytesOut   uint64
-	read       [readSize]byte // shared by all sockets
+	now                         time.Time // of this round
+	sockets                     []*socket // by descriptor
+	feeds                       map[*feed]struct{}
+	feeders                     sync.WaitGroup // the goroutines of feeds
+	open                        int            // sockets and feeds
+	generation                  int32
+	closing                     []*stream // with a closeBy, some of them gone since
+	swept                       time.Time // when sweep last ran
+	full                        int       // connections refused since the limit was reached
+	keptBytes                   int       // of all streams
+	mail                        mail      // the batch being worked on
+	inject                      core.Inject
+	waiting                     map[*injection]struct{} // injections whose Done has not been called
+	draining                    bool
+	drainUntil                  time.Time
+	panics                      int    // recovered ones
+	bytesIn                     uint64 // of MQTT
+	bytesOut                    uint64
+	loginsFailed, loginsDelayed uint64
+	read                        [readSize]byte // shared by all sockets
 }
 
 const (
@@ -166,9 +167,7 @@ func (l *loop) takeMail() {
 		l.core.QueueReady(id)
 	}
 	for _, a := range m.logins {
-		if a.stream.conn != nil { // else it is gone already
-			l.core.LoginResult(a.stream.conn, a.reason == packet.ReasonSuccess, a.reason)
-		}
+		l.onLogin(a)
 	}
 	for _, fn := range m.calls {
 		fn()
@@ -186,6 +185,19 @@ func (l *loop) takeMail() {
 	m.reset()
 	if stop && !l.draining {
 		l.drain()
+	}
+}
+
+// onLogin takes the answer about a password.
+func (l *loop) onLogin(a loginAnswer) {
+	switch a.reason {
+	case packet.ReasonBadUserNameOrPassword:
+		l.loginsFailed++
+	case packet.ReasonConnectionRateExceeded:
+		l.loginsDelayed++
+	}
+	if a.stream.conn != nil { // else it is gone already
+		l.core.LoginResult(a.stream.conn, a.reason == packet.ReasonSuccess, a.reason)
 	}
 }
 
@@ -213,6 +225,7 @@ func (l *loop) stats() Stats {
 	return Stats{
 		Stats: l.core.Stats(), Clients: l.events.clients, MaxClients: l.events.maxClients,
 		Sockets: l.open, Panics: l.panics, BytesReceived: l.bytesIn, BytesSent: l.bytesOut,
+		LoginsFailed: l.loginsFailed, LoginsDelayed: l.loginsDelayed,
 	}
 }
 

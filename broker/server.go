@@ -71,6 +71,9 @@ type Stats struct {
 	Panics     int // bugs that closed one connection
 
 	BytesReceived, BytesSent uint64 // of MQTT, from and to clients
+
+	LoginsFailed  uint64 // wrong passwords and unknown users
+	LoginsDelayed uint64 // logins refused unseen, because too many before them had failed
 }
 
 // consumerPrefix begins the names of attachments in the log. Those of sessions begin with "session/".
@@ -151,7 +154,7 @@ func (s *Server) restore(users *userFile, access *accessFile, logger *slog.Logge
 		cfg.Authorizer = access
 	}
 	if users != nil {
-		s.logins = newLogins(users, &s.inbox)
+		s.logins = newLogins(users, &s.inbox, s.lines)
 	}
 	e := &events{logger: s.lines, logins: s.logins}
 	s.durable = newDurableLog(s.store, &s.inbox)

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"net/netip"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 type stream struct {
 	conn    *core.Conn // nil once the core has been told that it is lost
 	carrier carrier
+	peer    netip.Addr // invalid on a Unix socket
 
 	// kept are the bytes that the core has left: the beginning of a packet, or, when held, whole packets of a
 	// connection that is paused. An idle connection keeps nothing.
@@ -52,6 +54,9 @@ const (
 // join makes a connection of the core for a carrier that has just been opened.
 func (l *loop) join(s *stream, c carrier, info core.ConnInfo) {
 	s.carrier = c
+	if from, err := netip.ParseAddrPort(info.Remote); err == nil {
+		s.peer = from.Addr()
+	}
 	s.conn = l.core.Accept(info)
 	s.conn.Data = s
 }
