@@ -27,6 +27,8 @@ type events struct {
 func (e *events) Login(conn *core.Conn, username string, hasUsername bool, password []byte) {
 	reason := packet.ReasonNotAuthorized
 	switch {
+	case conn.Info().User != "":
+		reason = packet.ReasonSuccess
 	case hasUsername && e.logins != nil:
 		if len(password) <= maxPassword && e.logins.ask(login{streamOf(conn), streamOf(conn).peer, username, bytes.Clone(password)}) {
 			return

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -19,17 +20,19 @@ type feed struct {
 	stream // owned by the loop
 
 	// Constant after newFeed.
-	raw    net.Conn
-	tls    *tls.Config     // nil: plain
-	config *ListenerConfig // of its listener
-	info   core.ConnInfo
-	inbox  *inbox
-	resume chan struct{} // of capacity 1: the loop has taken the batch
-	wake   chan struct{} // of capacity 1: there is something to write, or to finish
-	ended  chan struct{} // closed by the loop when the feed is gone
+	raw      net.Conn
+	listener *listener       // whose fields are the loop's
+	tls      *secure         // nil: plain. What the listener had then
+	config   *ListenerConfig // of its listener
+	inbox    *inbox
+	resume   chan struct{} // of capacity 1: the loop has taken the batch
+	wake     chan struct{} // of capacity 1: there is something to write, or to finish
+	ended    chan struct{} // closed by the loop when the feed is gone
 
 	// Constant once the writer has started; before, the reader's.
-	wire wire
+	wire             wire
+	info             core.ConnInfo
+	peerCertificates []*x509.Certificate
 
 	// Owned by the loop.
 	joined bool // the handshake is over
@@ -82,7 +85,7 @@ func newFeed(fd int, li *listener, info core.ConnInfo, in *inbox) (*feed, error)
 		return nil, err
 	}
 	return &feed{
-		raw: raw, tls: li.tls, config: &li.config, info: info, inbox: in,
+		raw: raw, listener: li, tls: li.tls, config: &li.config, info: info, inbox: in,
 		resume: make(chan struct{}, 1), wake: make(chan struct{}, 1), ended: make(chan struct{}),
 	}, nil
 }
@@ -105,11 +108,14 @@ func (f *feed) open() error {
 	}
 	carried := f.raw
 	if f.tls != nil {
-		secure := tls.Server(f.raw, f.tls)
-		if err := secure.Handshake(); err != nil {
+		encrypted := tls.Server(f.raw, f.tls.config)
+		if err := encrypted.Handshake(); err != nil {
 			return err
 		}
-		f.wire, carried = &tlsWire{secure, f.raw}, secure
+		f.wire, carried = &tlsWire{encrypted, f.raw}, encrypted
+		if f.peerCertificates = encrypted.ConnectionState().PeerCertificates; len(f.peerCertificates) > 0 {
+			f.info.User = f.tls.from.userOf(f.peerCertificates[0])
+		}
 	}
 	if f.config.Transport == TransportWebSocket {
 		web, err := openWeb(carried, f.config)
@@ -267,6 +273,11 @@ func (l *loop) onFeed(n feedNote) {
 	switch n.kind {
 	case feedOpen:
 		f.joined = true
+		if err := f.lateCertificate(); err != nil {
+			l.events.handshakeFailed(f.info, err)
+			f.close(l, closedByUs)
+			return
+		}
 		l.join(&f.stream, f, f.info)
 	case feedRead:
 		f.owed = true

@@ -196,9 +196,15 @@ func (l *loop) onLogin(a loginAnswer) {
 	case packet.ReasonConnectionRateExceeded:
 		l.loginsDelayed++
 	}
-	if a.stream.conn != nil { // else it is gone already
-		l.core.LoginResult(a.stream.conn, a.reason == packet.ReasonSuccess, a.reason)
+	s := a.stream
+	if s.conn == nil {
+		return // it is gone already
 	}
+	if a.hash != nil && !a.hash.equal(l.events.logins.users.Load().users[s.conn.Username()]) {
+		a.reason = packet.ReasonBadUserNameOrPassword // of a file that has been replaced meanwhile
+	}
+	s.hash = a.hash
+	l.core.LoginResult(s.conn, a.reason == packet.ReasonSuccess, a.reason)
 }
 
 // publish gives a message from inside the process to the core.

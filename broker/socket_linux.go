@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -31,9 +30,9 @@ type listener struct {
 	config ListenerConfig
 	addr   net.Addr
 	fd     int
-	tls    *tls.Config // nil: plain
 	file   *socketFile // nil: not a Unix socket
 
+	tls         *secure   // nil: plain. Replaced by Server.Reload
 	pausedUntil time.Time // accepting failed for want of resources; zero: it goes on
 }
 
@@ -63,7 +62,7 @@ func affordable(connections int, logger *slog.Logger) int {
 
 // listen binds one address.
 func listen(cfg ListenerConfig) (*listener, error) {
-	secure, err := cfg.TLS.load()
+	door, err := cfg.TLS.load()
 	if err != nil {
 		return nil, fmt.Errorf("broker: listen on %s: %w", cfg.Address, err)
 	}
@@ -79,7 +78,7 @@ func listen(cfg ListenerConfig) (*listener, error) {
 	}
 	// The descriptor is duplicated and Go's listener closed: the loop is to be the only one that watches it.
 	defer func() { _ = l.Close() }() // the duplicate has the socket
-	li := &listener{config: cfg, addr: l.Addr(), tls: secure, file: file}
+	li := &listener{config: cfg, addr: l.Addr(), tls: door, file: file}
 	if li.fd, err = duplicate(l.(syscall.Conn)); err == nil && file == nil {
 		err = setOptions(li.fd)
 	}

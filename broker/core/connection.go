@@ -207,6 +207,15 @@ func (conn *Conn) close(reason packet.Reason, why string) {
 	conn.end(reason, why)
 }
 
+// Disconnect ends a connection for a reason of its owner's: with DISCONNECT where the client can be told.
+func (c *Core) Disconnect(conn *Conn, reason packet.Reason, why string) {
+	if conn.established {
+		conn.close(reason, why)
+		return
+	}
+	conn.reject(reason, why)
+}
+
 // end makes the connection over: nothing is taken from it and nothing new is sent to it.
 func (conn *Conn) end(reason packet.Reason, why string) {
 	if conn.over {

@@ -89,11 +89,14 @@ type Events interface {
 	Refused(conn *Conn, reason packet.Reason, why string)
 }
 
-// ConnInfo is what the transport knows about a connection. The core hands it on and reads nothing of it.
+// ConnInfo is what the transport knows about a connection. The core hands it on, and reads User.
 type ConnInfo struct {
 	Remote    string // address and port
 	Listener  string
 	Anonymous bool // the listener accepts clients without a username
+	// User is who the client is, as the transport has found out: its username, whatever it says itself. Empty: the
+	// transport does not know.
+	User string
 }
 
 // Inject is a message published from inside the process: telemetry, a bridge's downlink, $SYS.
