@@ -43,6 +43,11 @@ type ListenerConfig struct {
 	// TLS makes the listener speak TLS 1.2 or 1.3. Nil: plain TCP.
 	TLS *TLSConfig `mapstructure:"tls"`
 
+	// ProxyProtocol says that a load balancer is in front, which begins every connection with the header of the PROXY
+	// protocol, version 1 or 2. Log lines and limits then know the client's own address. Connections without the header
+	// are refused; whoever can reach the listener can claim any address.
+	ProxyProtocol bool `mapstructure:"proxy_protocol"`
+
 	// Transport is TransportWebSocket, or empty: MQTT as such.
 	Transport string `mapstructure:"transport"`
 

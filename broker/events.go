@@ -30,7 +30,7 @@ func (e *events) Login(conn *core.Conn, username string, hasUsername bool, passw
 	case conn.Info().User != "":
 		reason = packet.ReasonSuccess
 	case hasUsername && e.logins != nil:
-		if len(password) <= maxPassword && e.logins.ask(login{streamOf(conn), streamOf(conn).peer, username, bytes.Clone(password)}) {
+		if len(password) <= maxPassword && e.logins.ask(login{streamOf(conn), streamOf(conn).peer.Addr(), username, bytes.Clone(password)}) {
 			return
 		}
 		reason = packet.ReasonServerBusy
@@ -64,6 +64,11 @@ func (e *events) Refused(conn *core.Conn, reason packet.Reason, why string) {
 
 func (e *events) handshakeFailed(info core.ConnInfo, err error) {
 	e.line(slog.LevelWarn, "broker: TLS or WebSocket handshake failed", info, "err", err)
+}
+
+// refused tells of a connection that ended before the core was told of it.
+func (e *events) refused(info core.ConnInfo, err error) {
+	e.line(slog.LevelWarn, "broker: connection refused", info, "why", err)
 }
 
 // write writes one line about a connection.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -33,6 +34,7 @@ type feed struct {
 	wire             wire
 	info             core.ConnInfo
 	peerCertificates []*x509.Certificate
+	client           netip.AddrPort // from the header of the PROXY protocol; else not valid
 
 	// Owned by the loop.
 	joined bool // the handshake is over
@@ -78,14 +80,15 @@ const (
 )
 
 // newFeed makes a feed of an accepted socket, which is its own from now on, also when it fails.
-func newFeed(fd int, li *listener, info core.ConnInfo, in *inbox) (*feed, error) {
+func newFeed(fd int, li *listener, peer netip.AddrPort, in *inbox) (*feed, error) {
+	info := li.info(peer)
 	file := os.NewFile(uintptr(fd), info.Remote)
 	raw, err := net.FileConn(file)
 	if err := errors.Join(err, file.Close()); err != nil { // FileConn has duplicated it
 		return nil, err
 	}
 	return &feed{
-		raw: raw, listener: li, tls: li.tls, config: &li.config, info: info, inbox: in,
+		stream: stream{peer: peer}, raw: raw, listener: li, tls: li.tls, config: &li.config, info: info, inbox: in,
 		resume: make(chan struct{}, 1), wake: make(chan struct{}, 1), ended: make(chan struct{}),
 	}, nil
 }
@@ -105,6 +108,15 @@ func (f *feed) readLoop(finish *sync.WaitGroup) {
 func (f *feed) open() error {
 	if err := f.raw.SetDeadline(time.Now().Add(handshakeTime)); err != nil {
 		return err
+	}
+	if f.config.ProxyProtocol {
+		client, err := readProxy(f.raw)
+		if err != nil {
+			return err
+		}
+		if client.IsValid() {
+			f.client, f.info.Remote = client, client.String()
+		}
 	}
 	carried := f.raw
 	if f.tls != nil {
@@ -253,8 +265,8 @@ func (f *feed) close(l *loop, why string) {
 }
 
 // adoptFeed makes a feed of an accepted socket. The core hears of it when the handshakes are over.
-func (l *loop) adoptFeed(fd int, remote string, li *listener) error {
-	f, err := newFeed(fd, li, li.info(remote), l.inbox)
+func (l *loop) adoptFeed(fd int, peer netip.AddrPort, li *listener) error {
+	f, err := newFeed(fd, li, peer, l.inbox)
 	if err != nil {
 		return err
 	}
@@ -277,6 +289,9 @@ func (l *loop) onFeed(n feedNote) {
 			l.events.handshakeFailed(f.info, err)
 			f.close(l, closedByUs)
 			return
+		}
+		if f.client.IsValid() {
+			f.peer = f.client
 		}
 		l.join(&f.stream, f, f.info)
 	case feedRead:

@@ -258,6 +258,9 @@ func (l *loop) sweep() {
 	l.swept = l.now
 	left := l.closing[:0]
 	for _, s := range l.closing {
+		if s.closeBy.IsZero() {
+			continue
+		}
 		if !s.gone && l.now.After(s.closeBy) {
 			s.carrier.close(l, closedByUs)
 		}

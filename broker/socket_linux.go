@@ -19,6 +19,8 @@ type socket struct {
 	fd         int
 	generation int32  // tells this socket from an earlier one with the same descriptor
 	events     uint32 // what epoll is asked for
+
+	proxied *listener // the header of the PROXY protocol has not come yet; nil: it has, or there is none
 }
 
 func (s *socket) flush(l *loop)             { l.flushSocket(s) }
@@ -139,15 +141,15 @@ func bindCause(err error) error {
 // what was written is the kernel's.
 func closeFD(fd int) { _ = unix.Close(fd) }
 
-// remoteAddress writes the peer's address as host:port; that of a Unix socket has no name.
-func remoteAddress(sa unix.Sockaddr) string {
+// peerOf returns the peer's address and port; that of a Unix socket has none and is not valid.
+func peerOf(sa unix.Sockaddr) netip.AddrPort {
 	switch a := sa.(type) {
 	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)).String()
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
 	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port)).String()
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
 	}
-	return "unix"
+	return netip.AddrPort{}
 }
 
 // accept takes new connections.
@@ -174,7 +176,7 @@ func (l *loop) accept(li *listener) {
 		if li.feeds() {
 			adopt = l.adoptFeed
 		}
-		if err := adopt(fd, remoteAddress(sa), li); err != nil {
+		if err := adopt(fd, peerOf(sa), li); err != nil {
 			l.pauseListener(li, err)
 			return
 		}
@@ -185,12 +187,16 @@ func (l *loop) accept(li *listener) {
 func (li *listener) feeds() bool { return li.tls != nil || li.config.Transport == TransportWebSocket }
 
 // info is what the core is told of a connection.
-func (li *listener) info(remote string) core.ConnInfo {
+func (li *listener) info(peer netip.AddrPort) core.ConnInfo {
+	remote := "unix"
+	if peer.IsValid() {
+		remote = peer.String()
+	}
 	return core.ConnInfo{Remote: remote, Listener: li.config.Address, Anonymous: li.config.Anonymous}
 }
 
 // adopt makes a connection of an accepted socket, and closes it when that fails.
-func (l *loop) adopt(fd int, remote string, li *listener) error {
+func (l *loop) adopt(fd int, peer netip.AddrPort, li *listener) error {
 	l.generation++
 	s := &socket{fd: fd, generation: l.generation, events: unix.EPOLLIN}
 	if err := l.poll.add(fd, s.generation, s.events); err != nil {
@@ -202,7 +208,13 @@ func (l *loop) adopt(fd int, remote string, li *listener) error {
 	}
 	l.sockets[fd] = s
 	l.open++
-	l.join(&s.stream, s, li.info(remote))
+	s.peer, s.carrier = peer, s
+	if li.config.ProxyProtocol {
+		s.proxied = li
+		l.closeAfter(&s.stream, handshakeTime)
+		return nil
+	}
+	l.join(&s.stream, s, li.info(peer))
 	return nil
 }
 
@@ -255,6 +267,8 @@ func (l *loop) readSocket(s *socket) {
 		l.closeSocket(s, err.Error())
 	case n == 0:
 		l.closeSocket(s, closedByClient)
+	case s.proxied != nil:
+		l.readHeader(s, buf[:front+n])
 	case s.conn == nil: // thrown away
 	default:
 		l.bytesIn += uint64(n)
@@ -346,6 +360,7 @@ func (l *loop) closeSocket(s *socket, why string) {
 		return
 	}
 	l.lost(&s.stream, why)
+	l.release(&s.stream)
 	s.gone = true
 	l.sockets[s.fd] = nil
 	l.open--
