@@ -26,6 +26,7 @@ type Gateway struct {
 	cfg       *Config
 	log       *slog.Logger
 	began     time.Time
+	failed    chan struct{} // closed when the store has failed
 	store     *storage.Log
 	server    *broker.Server
 	bridges   []*bridge.Bridge
@@ -33,7 +34,8 @@ type Gateway struct {
 	telemetry *telemetry
 	commands  *commands
 
-	started atomic.Bool // Run or Close has been called
+	started  atomic.Bool // Run or Close has been called
+	failedAt time.Time   // set before failed is closed
 }
 
 // Open opens the store, binds the listeners and prepares the rest; from its
@@ -43,11 +45,15 @@ type Gateway struct {
 //
 // What Open has taken is given back by Run or by Close.
 func Open(cfg *Config, log *slog.Logger) (*Gateway, error) {
-	g := &Gateway{cfg: cfg, log: log, began: time.Now()}
+	g := &Gateway{cfg: cfg, log: log, began: time.Now(), failed: make(chan struct{})}
 	// The store reports its progress to the broker, which needs the store to
 	// be made. What the store reports before that the broker asks for itself.
 	var server atomic.Pointer[broker.Server]
 	store, err := storage.Open(cfg.Storage, log, func(seq storage.Seq, err error) {
+		if err != nil {
+			g.failedAt = time.Now()
+			close(g.failed)
+		}
 		if s := server.Load(); s != nil {
 			s.Safe(seq, err)
 		}
@@ -135,7 +141,8 @@ func start(name string, vital bool, run func(context.Context) error) *stage {
 // Run serves until ctx ends, then drains and stops, which takes DrainTime at
 // most. It returns nil after a stop that was asked for; an error if the broker
 // has ended by itself, if the store could not be closed, or if a part did not
-// stop in time, in which case some of it may still be running.
+// stop in time, in which case some of it may still be running; and ErrReopen, for
+// which see Serve.
 func (g *Gateway) Run(ctx context.Context) error {
 	if g.started.Swap(true) {
 		panic("BUG: edge: Gateway.Run called twice or after Close")
@@ -165,6 +172,8 @@ func (g *Gateway) run(ctx context.Context) error {
 		start("status topics", false, newSystem(g).run),
 		start("modbus", false, g.runModbus),
 		start("commands", false, g.commands.run))
+	store := start("store", true, g.awaitStore)
+	stages = append(stages, store)
 
 	failed := make(chan *stage, len(stages))
 	for _, s := range stages {
@@ -191,6 +200,9 @@ func (g *Gateway) run(ctx context.Context) error {
 	case err := <-closed:
 		if vital := stages[0].err; vital != nil {
 			return errors.Join(fmt.Errorf("edge: %s: %w", stages[0].name, vital), err)
+		}
+		if store.err != nil {
+			return store.err // that the store has failed, which err says, has been told
 		}
 		if err != nil {
 			return fmt.Errorf("edge: close the store: %w", err)

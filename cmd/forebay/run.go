@@ -47,14 +47,11 @@ func run(file string) error {
 	}
 	ctx, cancel := untilSignal(log)
 	defer cancel()
-	g, err := edge.Open(cfg, log)
-	if err != nil {
-		return err
-	}
 	var attending sync.WaitGroup
 	defer attending.Wait()
-	attending.Go(func() { attend(ctx, g, log) })
-	err = g.Run(ctx)
+	err = edge.Serve(ctx, cfg, log, func(ctx context.Context, g *edge.Gateway) {
+		attending.Go(func() { attend(ctx, g, log) })
+	})
 	cancel()
 	if err != nil {
 		return err
