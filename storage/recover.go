@@ -9,7 +9,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -46,14 +45,31 @@ type recovery struct {
 // runs yet.
 func (l *Log) recover() error {
 	r := &recovery{log: l, files: map[uint32]int64{}}
+	if err := r.replay(); err != nil {
+		return err
+	}
+	if err := r.withReserve(r.writeSegment); err != nil {
+		return err
+	}
+	if err := r.writeState(); err != nil {
+		return errors.Join(err, l.w.close())
+	}
+	if err := r.openJournal(); err != nil {
+		return errors.Join(err, l.w.close(), l.state.close())
+	}
+	return nil
+}
+
+// replay finds out what the files say. It writes nothing into them; some lose
+// their names.
+func (r *recovery) replay() (err error) {
+	l := r.log
 	if err := r.list(); err != nil {
 		return fmt.Errorf("storage: list directory: %w", err)
 	}
-	old, err := readState(l.dir)
-	if err != nil {
+	if r.old, err = readState(l.dir); err != nil {
 		return err
 	}
-	r.old = old
 	if r.journal, err = readJournal(l.dir); err != nil {
 		return err
 	}
@@ -64,15 +80,6 @@ func (l *Log) recover() error {
 	r.header = l.census()
 	r.replayJournal(l.newSegment(r.last + 1))
 	r.finish()
-	if err := r.withReserve(r.writeSegment); err != nil {
-		return err
-	}
-	if err := r.writeState(); err != nil {
-		return errors.Join(err, l.w.close())
-	}
-	if err := r.openJournal(); err != nil {
-		return errors.Join(err, l.w.close(), l.state.close())
-	}
 	return nil
 }
 
@@ -117,11 +124,7 @@ func (r *recovery) list() error {
 		if err != nil {
 			return err
 		}
-		// bbolt lets files grow ahead of what is in them.
-		r.files[id] = info.Size()
-		if s, ok := info.Sys().(*syscall.Stat_t); ok {
-			r.files[id] = s.Blocks * 512
-		}
+		r.files[id] = onDisk(info)
 	}
 	return nil
 }
