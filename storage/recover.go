@@ -232,7 +232,10 @@ func (r *recovery) replaySegment(id uint32) error {
 			return err
 		}
 		err = db.View(func(tx *bolt.Tx) error {
-			if census := tx.Bucket(bucketHeader).Get(keyCensus); r.census {
+			// Behind a segment that cannot be read, its list of consumers is all
+			// that tells of those who came in there.
+			later := r.damage && !r.census && id > r.old.point.current
+			if census := tx.Bucket(bucketHeader).Get(keyCensus); r.census || later {
 				if err := r.applyCensus(census); err != nil {
 					warn("list of consumers in a segment is damaged", err)
 				}
@@ -489,7 +492,12 @@ func (r *recovery) applyCensus(frame []byte) error {
 		present[id] = true
 		c := r.consumer(id, said.name)
 		c.last = max(c.last, said.last)
-		c.dropped = said.dropped
+		for cause, k := range said.dropped { // what this start has counted is not in them
+			if c.dropped == nil {
+				c.dropped = map[string]uint64{}
+			}
+			c.dropped[cause] = max(c.dropped[cause], k)
+		}
 		if said.low > 0 {
 			c.replayMarks(spans{{1, said.low}}, markAck)
 		}
