@@ -76,6 +76,9 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		newRun(),
 		newCheck(),
+		newStatus(),
+		newReload(),
+		newBridge(),
 		newDemo(),
 		newModbus(),
 		newStore(),
