@@ -203,7 +203,6 @@ func (conn *Conn) connack(p *packet.Connect, s *session, present bool) []byte {
 		q.ReceiveMaximum = c.cfg.ReceiveMaximum
 		q.MaximumPacketSize = c.cfg.PacketSize
 		q.TopicAliasMaximum = c.cfg.TopicAliasMaximum
-		q.NoSharedSubscription = true
 		if s.expiry != p.Properties.SessionExpiry {
 			q.HasSessionExpiry, q.SessionExpiry = true, s.expiry
 		}

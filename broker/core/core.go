@@ -62,6 +62,7 @@ type Core struct {
 	subscribe   packet.Subscribe
 	unsubscribe packet.Unsubscribe
 	pub         publication
+	chosen      []*target // of shared subscriptions, see choose
 	record      Record
 	encoded     []byte       // by encode
 	encodedOf   *publication // what it is

@@ -126,13 +126,15 @@ func (c *Core) deliver(pub *publication) {
 		}
 	}
 	for i := range pub.route.queued {
-		t := pub.route.queued[i].of(pub)
-		switch {
-		case t.nothing || t.session.conn == nil:
-		case min(pub.p.QoS, t.qos) == 0:
-			c.deliverTo(t, pub, 0)
-		default:
-			c.wantPull(t.session)
+		if t := pub.route.queued[i].of(pub); !t.nothing {
+			c.deliverQueued(t, pub)
+		}
+	}
+	for _, t := range pub.chosen {
+		if t.session.queue != nil {
+			c.deliverQueued(t, pub)
+		} else {
+			c.deliverTo(t, pub, min(pub.p.QoS, t.qos)) // [MQTT-4.8.2-3]
 		}
 	}
 	for i := range pub.route.attached {
@@ -140,6 +142,17 @@ func (c *Core) deliver(pub *publication) {
 		if t.effective(pub.p.QoS) == 0 && t.attachment.Name != pub.origin && t.attachment.Live != nil {
 			t.attachment.Live(pub.p)
 		}
+	}
+}
+
+// deliverQueued gives a publication to a session with a queue: with QoS 1 and 2 it stands there already.
+func (c *Core) deliverQueued(t *target, pub *publication) {
+	switch {
+	case t.session.conn == nil:
+	case min(pub.p.QoS, t.qos) == 0:
+		c.deliverTo(t, pub, 0)
+	default:
+		c.wantPull(t.session)
 	}
 }
 
