@@ -145,7 +145,9 @@ func (s *Server) restore(users *userFile, access *accessFile, logger *slog.Logge
 		ReceiveMaximum: uint16(limits.ReceiveMaximum),
 		SessionExpiry:  limits.SessionExpiry,
 		// Connected clients that come and go need room beside those that stay away.
-		Sessions: max(20_000, 2*limits.Connections),
+		Sessions:            max(20_000, 2*limits.Connections),
+		ServerReference:     s.cfg.ServerReference,
+		ResponseInformation: s.cfg.ResponseInformation,
 	}
 	if access != nil {
 		cfg.Authorizer = &authorizer{file: access, named: users != nil}

@@ -1,7 +1,7 @@
 package core
 
 import (
-	"errors"
+	"math"
 	"time"
 
 	"forebay/broker/packet"
@@ -27,6 +27,7 @@ type Conn struct {
 	quiet       time.Duration
 	bridge      bool // 3.x: the level was sent with 0x80 added
 	assigned    bool // the client identifier is ours
+	curt        bool // 5.0: the client wants no reason strings where it can choose
 	askedExpiry uint32
 
 	login       *packet.Connect // while Events.Login is under way: a copy of its own
@@ -79,7 +80,7 @@ func (conn *Conn) Paused() bool {
 
 // Accept makes a connection of a transport that has just been opened.
 func (c *Core) Accept(info ConnInfo) *Conn {
-	conn := &Conn{core: c, info: info, place: len(c.conns), seen: c.clock}
+	conn := &Conn{core: c, info: info, place: len(c.conns), seen: c.clock, maxPacket: math.MaxUint32}
 	c.conns = append(c.conns, conn)
 	if c.draining {
 		conn.end(packet.ReasonServerShuttingDown, "shutting down")
@@ -178,16 +179,12 @@ func (conn *Conn) onPacket(f packet.Frame) error {
 
 // fail ends the connection because of an error in what the client sent [MQTT-4.8.0-1] [MQTT-4.13.1-1].
 func (conn *Conn) fail(err error) {
-	reason := packet.ReasonUnspecifiedError
-	var fault *packet.Error
-	if errors.As(err, &fault) {
-		reason = fault.Reason
-	}
+	reason, why := whyOf(err)
 	if conn.established {
-		conn.close(reason, err.Error())
+		conn.close(reason, why)
 		return
 	}
-	conn.reject(reason, err.Error())
+	conn.reject(reason, why)
 }
 
 // close ends the connection of an accepted client from our side: DISCONNECT with the reason for 5.0
@@ -198,8 +195,7 @@ func (conn *Conn) close(reason packet.Reason, why string) {
 	}
 	// A server sends DISCONNECT only with a reason of 0x80 or more, and not before CONNACK [MQTT-3.14.0-1].
 	if conn.version == packet.V5 && conn.established && reason >= 0x80 {
-		d := packet.Disconnect{Reason: reason}
-		conn.writePacket(d.Append(conn.core.scratch[:0], conn.version))
+		conn.tellDisconnect(reason, why)
 	}
 	conn.end(reason, why)
 }

@@ -218,7 +218,7 @@ func (c *Core) Busy() bool {
 }
 
 // Drain begins the end: connections are read no more, and each is closed (5.0: with DISCONNECT and reason, usually
-// [packet.ReasonServerShuttingDown]) as soon as the acknowledgements it waits for have left. Sessions and wills stay
+// [packet.ReasonServerShuttingDown], or with Config.ServerReference) as soon as the acknowledgements it waits for have left. Sessions and wills stay
 // as they are in the log, for the next start.
 func (c *Core) Drain(reason packet.Reason) {
 	if c.draining {
@@ -232,6 +232,10 @@ func (c *Core) Drain(reason packet.Reason) {
 		}
 	}
 	c.workLeft = false
+	refusal := packet.ReasonServerUnavailable
+	if c.cfg.ServerReference != "" {
+		reason, refusal = packet.ReasonUseAnotherServer, packet.ReasonUseAnotherServer
+	}
 	c.draining, c.drainReason = true, reason
 	for _, conn := range c.conns {
 		if conn.acks.len() > 0 && c.failed == nil {
@@ -240,7 +244,7 @@ func (c *Core) Drain(reason packet.Reason) {
 		if conn.established {
 			conn.close(reason, "shutting down")
 		} else {
-			conn.reject(packet.ReasonServerUnavailable, "shutting down")
+			conn.reject(refusal, "shutting down")
 		}
 	}
 }

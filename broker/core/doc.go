@@ -45,5 +45,5 @@
 //   - After a restart every message in a queue may have been sent before, and goes out with DUP.
 //   - A retained message with QoS 0 reaches the log within ten seconds; those of $SYS never do.
 //   - A bridge of 3.x (protocol level + 128) gets messages with their retain flag, and not its own.
-//   - CONNACK and SUBACK are sent even if the client's maximum packet size is smaller: only messages are measured.
+//   - A client whose maximum packet size leaves no room for CONNACK is refused, one without room for a SUBACK disconnected.
 package core

@@ -54,7 +54,9 @@ func (conn *Conn) onSubscribe(f packet.Frame) error {
 	// What the first slice of retained messages puts into the queue is durable before SUBACK too.
 	seq = max(seq, s.fetchRetained(c))
 	suback := packet.Suback{PacketID: p.PacketID, Reasons: reasons} // [MQTT-3.8.4-2]
-	conn.answer(ack{seq: seq, kind: packet.SUBACK, body: suback.Append(nil, conn.version)})
+	plain := suback.Append(nil, conn.version)
+	suback.ReasonString = conn.why(reasons)
+	conn.answerFitting(ack{seq: seq, kind: packet.SUBACK, body: suback.Append(nil, conn.version)}, plain)
 	c.wantPull(s)
 	return nil
 }
@@ -139,6 +141,8 @@ func (conn *Conn) onUnsubscribe(f packet.Frame) error {
 	if conn.version != packet.V5 {
 		unsuback.Reasons = nil
 	}
-	conn.answer(ack{seq: seq, kind: packet.UNSUBACK, body: unsuback.Append(nil, conn.version)})
+	plain := unsuback.Append(nil, conn.version)
+	unsuback.ReasonString = conn.why(unsuback.Reasons)
+	conn.answerFitting(ack{seq: seq, kind: packet.UNSUBACK, body: unsuback.Append(nil, conn.version)}, plain)
 	return nil
 }

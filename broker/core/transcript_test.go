@@ -22,6 +22,7 @@ import (
 //	A> PACKET          client A sends it; the first line of a client opens its connection. The form is that of
 //	                   brokertest.Parse
 //	A< PACKET          the next packet that A gets, in the form of brokertest.Format
+//	A why TEXT         the reason string of the last packet that A got; "A why" for none
 //	A closed           A has got nothing more and is to be closed
 //	A lost             the network of A fails; A may open a new connection afterwards
 //	A stalls, A reads  A's transport takes nothing more, takes everything again
@@ -85,6 +86,7 @@ type client struct {
 	version packet.Version
 	in      []byte // sent to the core and not consumed
 	out     []byte // got from the core and not looked at
+	why     string // the reason string of the last packet
 	stalled bool
 	lost    bool
 }
@@ -165,6 +167,10 @@ func (tr *transcript) setUp(words []string, rest string) bool {
 	switch words[0] {
 	case "config":
 		field, value, _ := strings.Cut(rest, "=")
+		if f := reflect.ValueOf(&tr.cfg).Elem().FieldByName(field); f.Kind() == reflect.String {
+			f.SetString(value)
+			return true
+		}
 		n, err := strconv.ParseInt(value, 0, 64)
 		if err != nil {
 			tr.fatalf("%v", err)
@@ -206,6 +212,10 @@ func (tr *transcript) clientStep(name string, words []string) {
 			tr.fatalf("%s was sent %q", name, rest)
 		}
 		delete(tr.clients, name)
+	case "why":
+		if want := strings.Join(words[1:], " "); c.why != want {
+			tr.fatalf("got %q", c.why)
+		}
 	case "stalls":
 		c.stalled = true
 	case "reads":
@@ -377,6 +387,7 @@ func (tr *transcript) next(c *client) string {
 	if err != nil {
 		tr.fatalf("% x: %v", f.Whole, err)
 	}
+	c.why = brokertest.Why(f, v)
 	return line
 }
 
