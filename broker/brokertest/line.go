@@ -389,7 +389,11 @@ func formatConnack(b *strings.Builder, p *packet.Connack, v packet.Version, brie
 }
 
 func formatPublish(b *strings.Builder, p *packet.Publish) {
-	b.WriteString("publish " + string(p.Topic))
+	b.WriteString("publish ")
+	if len(p.Topic) == 0 {
+		b.WriteString("-")
+	}
+	b.Write(p.Topic)
 	if p.QoS > 0 {
 		fmt.Fprintf(b, " q%d id=%d", p.QoS, p.PacketID)
 	}
@@ -404,6 +408,9 @@ func formatPublish(b *strings.Builder, p *packet.Publish) {
 	}
 	for i, id := range p.SubscriptionIDs {
 		fmt.Fprintf(b, "%s%d", map[bool]string{true: " ids=", false: ","}[i == 0], id)
+	}
+	if p.TopicAlias != 0 {
+		fmt.Fprintf(b, " alias=%d", p.TopicAlias)
 	}
 	if p.ContentType != nil {
 		fmt.Fprintf(b, " type=%s", p.ContentType)

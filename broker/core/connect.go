@@ -154,6 +154,7 @@ func (conn *Conn) limits(p *packet.Connect) {
 			conn.inflight = min(conn.inflight, int(p.Properties.ReceiveMaximum)) // [MQTT-3.3.4-9]
 		}
 		keepAlive = c.capKeepAlive(keepAlive)
+		conn.allowAliases(p.Properties.TopicAliasMaximum)
 	}
 	conn.quiet = time.Duration(keepAlive) * time.Second * 3 / 2 // [MQTT-3.1.2-22]
 }

@@ -44,6 +44,7 @@ type Conn struct {
 	acks    ackQueue
 	unacked int      // QoS 1 and 2 messages from the client that it has no final answer for
 	aliases [][]byte // topic of alias i+1; nil: not set
+	given   aliasTable
 
 	// The topic of the last PUBLISH and what is known about it.
 	lastTopic   []byte
@@ -210,6 +211,7 @@ func (conn *Conn) end(reason packet.Reason, why string) {
 	conn.login = nil
 	conn.acks = ackQueue{}
 	conn.aliases, conn.lastTopic, conn.lastRoute = nil, nil, nil
+	conn.given = aliasTable{}
 	c.touch(conn)
 	if conn.session == nil {
 		c.events.Refused(conn, reason, why)

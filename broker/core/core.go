@@ -66,7 +66,7 @@ type Core struct {
 	record      Record
 	encoded     []byte       // by encode
 	encodedOf   *publication // what it is
-	forms       [4]form
+	forms       [8]form
 	shared      []byte
 	ids         []uint32
 }

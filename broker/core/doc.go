@@ -34,7 +34,8 @@
 //     a session, it is lost to that subscription. Once it has been given to a session it stays there, whatever becomes of
 //     the connection, and goes with the session when that ends (4.8.2 asks for no more with QoS 2, and leaves it to us
 //     with QoS 1). Clients before 5.0 may use $share/ too.
-//   - Enhanced authentication is refused with 0x8C; no topic aliases are used towards clients.
+//   - A client that allows topic aliases gets at most 32, for topics that come again.
+//   - Enhanced authentication is refused with 0x8C.
 //   - Topics that begin with $ are the server's. A client that publishes to one gets 0x90, and before 5.0, like for a
 //     topic it is not authorised for, an acknowledgement (3.1.1 [MQTT-3.3.5-2]); the message goes nowhere and is counted.
 //   - Overlapping subscriptions of a client are one delivery, with the highest QoS and all identifiers, of which 256 at

@@ -16,6 +16,7 @@ type publication struct {
 	from   string          // client identifier of the publisher, for no local
 	origin string          // attachment that does not get it
 	route  *route          // if known
+	hash   uint32          // of the topic, for aliases; 0: not known yet
 	chosen []*target       // the members of shared subscriptions that get it
 
 	inbound []byte   // key of the row of its QoS 2 packet identifier, if that is to be durable
