@@ -18,7 +18,8 @@ type Config struct {
 	// Listeners are the addresses devices connect to. Default: 127.0.0.1:1883, anonymous.
 	Listeners []ListenerConfig `mapstructure:"listeners"`
 
-	// PasswordFile lists users as mosquitto_passwd writes them ($7$ and $6$). Empty: no client can log in by name,
+	// PasswordFile lists users as mosquitto_passwd writes them ($7$ and $6$), and those that may use SCRAM-SHA-256 as
+	// name:$scram-sha-256$iterations$salt$StoredKey$ServerKey. Empty: no client can log in by name,
 	// so that every listener must be anonymous.
 	PasswordFile string `mapstructure:"password_file"`
 

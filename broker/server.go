@@ -156,6 +156,9 @@ func (s *Server) restore(users *userFile, access *accessFile, logger *slog.Logge
 		s.logins = newLogins(users, &s.inbox)
 	}
 	e := &events{logger: s.lines, logins: s.logins}
+	if users != nil {
+		e.scram = newScramServer(users)
+	}
 	s.durable = newDurableLog(s.store, &s.inbox)
 	c := core.New(cfg, s.durable, e, time.Now())
 	e.core = c

@@ -36,6 +36,10 @@ func (conn *Conn) onConnect(f packet.Frame) error {
 	}
 	c := conn.core
 	conn.login = p
+	if p.Properties.AuthenticationMethod != nil {
+		conn.beginAuth(p)
+		return nil
+	}
 	c.events.Login(conn, conn.username, p.HasUsername, p.Password)
 	return nil
 }
@@ -64,8 +68,8 @@ func (conn *Conn) rejectUndecoded(p *packet.Connect, err error) {
 func (conn *Conn) checkConnect(p *packet.Connect) (packet.Reason, string) {
 	c := conn.core
 	switch {
-	case p.Properties.AuthenticationMethod != nil:
-		return packet.ReasonBadAuthenticationMethod, "enhanced authentication is not supported" // [MQTT-4.12.0-1]
+	case p.Properties.AuthenticationMethod == nil && p.Properties.AuthenticationData != nil:
+		return packet.ReasonProtocolError, "authentication data without a method"
 	case len(p.ClientID) > maxClientID:
 		return packet.ReasonClientIdentifierNotValid, "client identifier too long" // [MQTT-3.1.3-8]
 	case len(p.ClientID) == 0 && p.Version == packet.V31:
@@ -218,6 +222,9 @@ func (conn *Conn) connack(p *packet.Connect, expiry uint32, present bool) []byte
 			q.HasServerKeepAlive, q.ServerKeepAlive = true, keepAlive
 		}
 		q.ResponseInformation = conn.responseInformation(p)
+		if a := conn.auth; a != nil {
+			q.AuthenticationMethod, q.AuthenticationData = []byte(a.method), a.final // [MQTT-4.12.0-5]
+		}
 	}
 	return ack.Append(nil, conn.version)
 }

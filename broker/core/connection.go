@@ -30,7 +30,8 @@ type Conn struct {
 	curt        bool // 5.0: the client wants no reason strings where it can choose
 	askedExpiry uint32
 
-	login       *packet.Connect // while Events.Login is under way: a copy of its own
+	login       *packet.Connect // until it is decided about: a copy of its own
+	auth        *authState      // nil: no authentication method
 	session     *session        // from LoginResult until the connection is over
 	established bool            // CONNACK has left
 	resting     bool            // in Core.resting: it has used up the round
@@ -67,7 +68,7 @@ func (conn *Conn) Version() packet.Version { return conn.version }
 // Closing reports that the transport is to be closed once Pending is empty, or at once if it cannot be written.
 func (conn *Conn) Closing() bool { return conn.over }
 
-// Paused reports that the core takes nothing from this connection for now: its login is under way, its CONNACK waits
+// Paused reports that the core takes nothing from this connection for now: its login is being decided, its CONNACK waits
 // for the disk, too many of its acknowledgements do, its messages went to so many that others have their turn first,
 // or the core is draining. The loop need not read it. The end of
 // the pause shows as a call in [Core.Flush]; the bytes that Receive has left are then given to it again.
@@ -75,7 +76,7 @@ func (conn *Conn) Paused() bool {
 	if conn.over {
 		return false
 	}
-	return conn.login != nil || conn.session != nil && !conn.established ||
+	return conn.deciding() || conn.session != nil && !conn.established ||
 		conn.ending || conn.resting || conn.core.draining || conn.acks.len() >= maxWaitingAcks
 }
 
@@ -139,6 +140,11 @@ func (c *Core) rest() {
 
 // onPacket is the one switch over packet types. An error is a *packet.Error and ends the connection.
 func (conn *Conn) onPacket(f packet.Frame) error {
+	if !conn.established {
+		if err := conn.beforeConnack(f); err != nil {
+			return err
+		}
+	}
 	switch f.Type() {
 	case packet.CONNECT:
 		return conn.onConnect(f)
@@ -170,8 +176,7 @@ func (conn *Conn) onPacket(f packet.Frame) error {
 	case packet.DISCONNECT:
 		return conn.onDisconnect(f)
 	case packet.AUTH:
-		// No authentication method was accepted in CONNECT, so there is nothing to continue or repeat.
-		return &packet.Error{Reason: packet.ReasonProtocolError, Statement: "MQTT-4.12.0-7", Detail: "AUTH without an authentication method"}
+		return conn.onAuth(f)
 	case packet.CONNACK, packet.SUBACK, packet.UNSUBACK, packet.PINGRESP:
 		return &packet.Error{Reason: packet.ReasonProtocolError, Detail: f.Type().String() + " from a client"}
 	}
@@ -246,6 +251,10 @@ func (conn *Conn) onDisconnect(f packet.Frame) error {
 		return err
 	}
 	s := conn.session
+	if s == nil {
+		conn.end(d.Reason, "disconnected by the client during its authentication")
+		return nil
+	}
 	if d.HasSessionExpiry {
 		if conn.askedExpiry == 0 && d.SessionExpiry != 0 {
 			return &packet.Error{Reason: packet.ReasonProtocolError, Detail: "DISCONNECT sets a session expiry after CONNECT had none"}

@@ -72,12 +72,16 @@ type Core struct {
 }
 
 // Events tells the owner of the core what happened, for its log lines and its credentials files. All are called in
-// the loop and must not block; of the core they may call only [Core.LoginResult].
+// the loop and must not block; of the core they may call only [Core.LoginResult] and [Core.AuthResult].
 type Events interface {
 	// Login asks whether the client may connect. The answer is a call of [Core.LoginResult], during Login or later;
 	// until then the connection is [Conn.Paused]. hasUsername tells an absent username from an empty one; password is
 	// valid during the call only, nil if absent.
 	Login(conn *Conn, username string, hasUsername bool, password []byte)
+	// Authenticate is Login for a client with an authentication method, step by step. The answer is a call of
+	// [Core.AuthResult], during Authenticate or later; until it has come the connection is paused, but in a
+	// re-authentication.
+	Authenticate(conn *Conn, step AuthStep)
 	// Connected: the client has been accepted (its CONNACK may still wait for the disk).
 	Connected(conn *Conn)
 	// Disconnected: the connection of an accepted client is at its end, whoever ended it.
@@ -162,6 +166,8 @@ func (c *Core) sweepConnections() {
 			conn.seen = c.clock // it is we who do not listen
 		case conn.version == 0 && silent >= c.cfg.ConnectTimeout:
 			conn.end(packet.ReasonUnspecifiedError, "no CONNECT in time")
+		case conn.login != nil && silent >= c.cfg.ConnectTimeout:
+			conn.authFailed(packet.ReasonNotAuthorized) // it is silent in the midst of its authentication
 		case conn.quiet > 0 && silent >= conn.quiet:
 			conn.close(packet.ReasonKeepAliveTimeout, "keep alive timeout") // [MQTT-3.1.2-22]
 		}

@@ -5,8 +5,9 @@
 // # The order of calls
 //
 // New, Restore for every row, Restored once; then, round after round: Tick, any number of Accept, Receive, Lost,
-// Durable, QueueReady, LoginResult, Publish, and at the end Flush. Nothing of the core may be called from within its
-// callbacks (Log, Events, Authorizer, Attachment.Live), but LoginResult from Login, and Publish from Inject.Done.
+// Durable, QueueReady, LoginResult, AuthResult, Publish, and at the end Flush. Nothing of the core may be called from within its
+// callbacks (Log, Events, Authorizer, Attachment.Live), but LoginResult from Login, AuthResult
+// from Authenticate, and Publish from Inject.Done.
 //
 // # What it promises
 //
@@ -35,7 +36,6 @@
 //     the connection, and goes with the session when that ends (4.8.2 asks for no more with QoS 2, and leaves it to us
 //     with QoS 1). Clients before 5.0 may use $share/ too.
 //   - A client that allows topic aliases gets at most 32, for topics that come again.
-//   - Enhanced authentication is refused with 0x8C.
 //   - Topics that begin with $ are the server's. A client that publishes to one gets 0x90, and before 5.0, like for a
 //     topic it is not authorised for, an acknowledgement (3.1.1 [MQTT-3.3.5-2]); the message goes nowhere and is counted.
 //   - Overlapping subscriptions of a client are one delivery, with the highest QoS and all identifiers, of which 256 at

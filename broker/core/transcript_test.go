@@ -26,6 +26,7 @@ import (
 //	A closed           A has got nothing more and is to be closed
 //	A lost             the network of A fails; A may open a new connection afterwards
 //	A stalls, A reads  A's transport takes nothing more, takes everything again
+//	                   an authentication method is "test", see answerAuth
 //	A login ok|0xNN    the answer to a login that was put off with "logins wait"
 //	tick DURATION      time passes
 //	durable            everything the log has so far is on stable storage (the notifications of queues included)
@@ -495,6 +496,9 @@ func (tr *transcript) Login(conn *core.Conn, username string, hasUsername bool, 
 		return
 	}
 	tr.core.LoginResult(conn, true, 0)
+}
+func (tr *transcript) Authenticate(conn *core.Conn, step core.AuthStep) {
+	tr.core.AuthResult(conn, answerAuth(step))
 }
 func (tr *transcript) Connected(*core.Conn)                           {}
 func (tr *transcript) Disconnected(*core.Conn, packet.Reason, string) {}
