@@ -18,6 +18,27 @@ type accept struct{ core *core.Core }
 func (a *accept) Login(conn *core.Conn, _ string, _ bool, _ []byte) {
 	a.core.LoginResult(conn, true, 0)
 }
+func (a *accept) Authenticate(conn *core.Conn, step core.AuthStep) {
+	a.core.AuthResult(conn, answerAuth(step))
+}
+
+// answerAuth is an authentication method: ok lets in as "someone", other as somebody else, more and nothing ask on, and
+// everything else is refused.
+func answerAuth(step core.AuthStep) core.AuthAnswer {
+	switch data := string(step.Data); {
+	case step.Method != "test":
+		return core.AuthAnswer{Reason: packet.ReasonBadAuthenticationMethod}
+	case data == "more":
+		return core.AuthAnswer{More: true, Data: []byte("go-on")}
+	case step.Data == nil:
+		return core.AuthAnswer{More: true}
+	case data == "ok":
+		return core.AuthAnswer{Username: "someone", Data: []byte("done")}
+	case data == "other":
+		return core.AuthAnswer{Username: "other"}
+	}
+	return core.AuthAnswer{Reason: packet.ReasonNotAuthorized}
+}
 func (a *accept) Connected(*core.Conn)                           {}
 func (a *accept) Disconnected(*core.Conn, packet.Reason, string) {}
 func (a *accept) Refused(*core.Conn, packet.Reason, string)      {}
