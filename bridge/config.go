@@ -19,7 +19,8 @@ type Config struct {
 	// makes a new bridge with an empty queue. Required.
 	Name string `mapstructure:"name"`
 
-	// Addresses are tried in order: mqtt://host[:1883] or mqtts://host[:8883]. At least one.
+	// Addresses are tried in order: mqtt://host[:1883], mqtts://host[:8883], ws://host[:80][/mqtt] or
+	// wss://host[:443][/mqtt]. At least one.
 	Addresses []string `mapstructure:"addresses"`
 
 	// ClientID names the session upstream; it must be the only one there. {site} stands for the site.
@@ -32,7 +33,7 @@ type Config struct {
 	// PasswordFile holds the password in its first line. Needs a username. Empty: no password.
 	PasswordFile string `mapstructure:"password_file"`
 
-	// TLS is used by mqtts addresses.
+	// TLS is used by mqtts and wss addresses.
 	TLS TLSConfig `mapstructure:"tls"`
 
 	// KeepAlive is the longest silence before the link is probed: whole seconds, 1 s to 18 h. The upstream may
@@ -200,7 +201,7 @@ func (c *Config) validateConnection(report func(path, problem string)) {
 	t := c.TLS
 	if t.CA+t.Certificate+t.Key+t.ServerName != "" || len(t.ALPN) > 0 {
 		if len(c.Addresses) > 0 && !secure {
-			report("tls", "is set but no address begins with mqtts://: change the address or remove tls")
+			report("tls", "is set but no address begins with mqtts:// or wss://: change the address or remove tls")
 		}
 	}
 	if (t.Certificate == "") != (t.Key == "") {
@@ -293,25 +294,29 @@ func validName(name string) bool {
 
 // address is one parsed entry of Config.Addresses.
 type address struct {
-	text string // as configured: for logs and status
+	text string // as configured, but for the query, which may hold a signature: for logs and status
 	host string // without port, for the certificate
 	dial string // host:port
 	tls  bool
+
+	// Of a WebSocket.
+	web           bool
+	httpHost      string // host, and port if it is given
+	path, rawPath string // as url.URL has them
+	query         string
 }
 
-// parseAddress reads mqtt://host[:port] and mqtts://host[:port].
+// parseAddress reads mqtt://host[:port], mqtts://host[:port], ws://host[:port][/path] and wss://host[:port][/path]; a
+// query may stand behind a path.
 func parseAddress(text string) (address, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" || u.Hostname() == "" {
-		return address{}, fmt.Errorf("must look like mqtts://host:8883 or mqtt://host:1883")
+		return address{}, fmt.Errorf("must look like mqtts://host:8883, mqtt://host:1883 or wss://host:443/mqtt")
 	}
 	if u.User != nil {
 		return address{}, fmt.Errorf("must not hold a username or password: use username and password_file")
 	}
-	if u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" {
-		return address{}, fmt.Errorf("must end after the port")
-	}
-	a := address{text: text, host: u.Hostname()}
+	a := address{host: u.Hostname()}
 	port := u.Port()
 	switch u.Scheme {
 	case "mqtt":
@@ -319,12 +324,26 @@ func parseAddress(text string) (address, error) {
 	case "mqtts":
 		a.tls = true
 		setDefault(&port, "8883")
+	case "ws":
+		a.web = true
+		setDefault(&port, "80")
+	case "wss":
+		a.web, a.tls = true, true
+		setDefault(&port, "443")
 	default:
-		return address{}, fmt.Errorf("%s:// is unknown: write mqtt:// or, with TLS, mqtts://", u.Scheme)
+		return address{}, fmt.Errorf("%s:// is unknown: write mqtt:// or ws:// (WebSocket), or, with TLS, mqtts:// or wss://", u.Scheme)
+	}
+	if u.Fragment != "" || !a.web && (u.Path != "" && u.Path != "/" || u.RawQuery != "") {
+		return address{}, fmt.Errorf("must end after the port, or, of a WebSocket, after the path and query")
 	}
 	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
 		return address{}, fmt.Errorf("port must be a number between 1 and 65535")
 	}
 	a.dial = net.JoinHostPort(a.host, port)
+	a.text, _, _ = strings.Cut(text, "?")
+	if a.web {
+		a.httpHost, a.path, a.rawPath, a.query = u.Host, u.Path, u.RawPath, u.RawQuery
+		setDefault(&a.path, defaultPath)
+	}
 	return a, nil
 }

@@ -27,7 +27,7 @@ func TestValidate(t *testing.T) {
 	}{
 		{"good", func(*Config) {}, nil},
 		{"good with everything", func(c *Config) {
-			c.Addresses = []string{"mqtts://[::1]:8884/", "mqtt://host"}
+			c.Addresses = []string{"mqtts://[::1]:8884/", "mqtt://host", "ws://h/a%2Fb?x=y", "wss://h:444"}
 			c.TLS = TLSConfig{CA: "a", Certificate: "b", Key: "c", ALPN: []string{"x-amzn-mqtt-ca"}}
 			c.Username, c.PasswordFile = "u", "f"
 			c.Down = []DownRule{{Filter: "$share/g/x/#", Topic: "{1}"}}
@@ -36,7 +36,7 @@ func TestValidate(t *testing.T) {
 		{"name", func(c *Config) { c.Name = "a/b" }, []string{"name"}},
 		{"long name", func(c *Config) { c.Name = strings.Repeat("n", 65) }, []string{"name"}},
 		{"addresses", func(c *Config) {
-			c.Addresses = []string{"host:1883", "ws://host", "mqtt://", "mqtt://u:p@host", "mqtt://host/path", "mqtt://host:0", "mqtt://host:x", "mqtt://h"}
+			c.Addresses = []string{"host:1883", "http://host", "mqtt://", "mqtt://u:p@host", "mqtt://host/path", "mqtt://host:0", "mqtt://host:x", "mqtt://h"}
 		}, []string{"addresses[0]", "addresses[1]", "addresses[2]", "addresses[3]", "addresses[4]", "addresses[5]", "addresses[6]"}},
 		{"TLS without mqtts", func(c *Config) { c.TLS.CA = "x" }, []string{"tls"}},
 		{"half a certificate", func(c *Config) { c.Addresses = []string{"mqtts://h"}; c.TLS.Key = "x" }, []string{"tls"}},

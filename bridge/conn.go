@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -125,7 +126,7 @@ func (b *Bridge) connect(ctx context.Context, a address, hello *packet.Connect) 
 	return c, nil
 }
 
-// handshake secures nc, sends hello, and waits for CONNACK.
+// handshake secures nc, opens the WebSocket if a asks for one, sends hello, and waits for CONNACK.
 func (b *Bridge) handshake(ctx context.Context, nc net.Conn, a address, hello *packet.Connect) (*conn, error) {
 	if a.tls {
 		cfg, err := b.cfg.TLS.load(a)
@@ -138,6 +139,13 @@ func (b *Bridge) handshake(ctx context.Context, nc net.Conn, a address, hello *p
 		}
 		nc = secure
 	}
+	if a.web {
+		web, err := openWeb(ctx, nc, a)
+		if err != nil {
+			return nil, err
+		}
+		nc = web
+	}
 	if _, err := nc.Write(hello.Append(nil)); err != nil {
 		return nil, err
 	}
@@ -145,7 +153,7 @@ func (b *Bridge) handshake(ctx context.Context, nc net.Conn, a address, hello *p
 	for {
 		f, size, err := packet.Next(buf[:n], packet.V5, uint32(len(buf)))
 		if err != nil {
-			return nil, err
+			return nil, cmp.Or(httpAnswer(buf[:n]), err)
 		}
 		if size > 0 {
 			p, err := acquaint(f, hello)

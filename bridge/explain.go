@@ -9,7 +9,9 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -57,6 +59,7 @@ func explainAnswer(err error) string {
 	var gone *goneError
 	var file *fileError
 	var broken *packet.Error
+	var page *httpError
 	switch {
 	case errors.As(err, &refused):
 		return withWords(explainRefusal(refused.reason), refused.text)
@@ -73,6 +76,10 @@ func explainAnswer(err error) string {
 			}
 		}
 		return file.key + ": " + file.err.Error()
+	case errors.As(err, &page):
+		return explainHTTP(page)
+	case errors.Is(err, errNoSubprotocol):
+		return "the server opens a WebSocket but not for MQTT: is the path of the address right?"
 	case errors.Is(err, errSilentClose):
 		return "the upstream closed the connection without an answer to CONNECT: often a client_id or certificate that it does not know"
 	case errors.Is(err, errStalled):
@@ -87,6 +94,27 @@ func explainAnswer(err error) string {
 		return "the upstream closed the connection"
 	}
 	return ""
+}
+
+// explainHTTP names an answer in HTTP. One in place of MQTT, and a redirect, come from something on the way as a rule.
+func explainHTTP(e *httpError) string {
+	said := strings.TrimSpace(fmt.Sprintf("HTTP %d %s", e.status, http.StatusText(e.status)))
+	if e.status == 0 {
+		said = "HTTP"
+	}
+	switch {
+	case e.location != "":
+		return fmt.Sprintf("the answer is a redirect to %q (%s): a login page of the network (captive portal), or the wrong address; redirects are not followed", e.location, said)
+	case !e.webSocket:
+		return fmt.Sprintf("the answer is %s instead of MQTT: a web server, a proxy, or a login page of the network (captive portal)", said)
+	case e.status == http.StatusUnauthorized || e.status == http.StatusForbidden:
+		return fmt.Sprintf("the upstream refuses the WebSocket: %s: check the credentials and the path of the address", said)
+	case e.status == http.StatusNotFound:
+		return fmt.Sprintf("there is no WebSocket at the path of the address: %s", said)
+	case e.status == http.StatusOK:
+		return fmt.Sprintf("a page instead of a WebSocket: %s: the wrong path, or a login page of the network (captive portal)", said)
+	}
+	return fmt.Sprintf("the answer to the request for a WebSocket is %s", said)
 }
 
 func withWords(line, words string) string {
@@ -130,7 +158,8 @@ func explainTLS(err error) string {
 	case errors.As(err, &unknown):
 		return "TLS: the upstream's certificate is signed by an authority that tls.ca does not hold"
 	case errors.As(err, &host):
-		return fmt.Sprintf("TLS: the upstream's certificate is not for %q: check the address or set tls.server_name", host.Host)
+		return fmt.Sprintf("TLS: the certificate is for %s, it is not for %q: check the address or set tls.server_name; the login page of a network (captive portal) shows such a one, too",
+			names(host.Certificate), host.Host)
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		if time.Now().Before(invalid.Cert.NotBefore) {
 			return fmt.Sprintf("TLS: the upstream's certificate is valid only from %s: is this gateway's clock right?", day(invalid.Cert.NotBefore))
@@ -139,6 +168,9 @@ func explainTLS(err error) string {
 	case errors.As(err, &invalid):
 		return "TLS: the upstream's certificate is not acceptable: " + invalid.Error()
 	case errors.As(err, &record):
+		if string(record.RecordHeader[:]) == "HTTP/" {
+			return "the answer is HTTP instead of TLS: the wrong port, a proxy, or a login page of the network (captive portal)"
+		}
 		return "TLS: the answer is not TLS: is it the right port, or should the address begin with mqtt://?"
 	case errors.As(err, &op) && op.Op == "remote error":
 		return "TLS: the upstream refuses us: " + op.Err.Error() + ": check tls.certificate, tls.key and tls.alpn"
@@ -147,6 +179,18 @@ func explainTLS(err error) string {
 		return "TLS: " + text
 	}
 	return ""
+}
+
+// names returns whom a certificate is for, printable and short.
+func names(c *x509.Certificate) string {
+	list := slices.Clone(c.DNSNames)
+	for _, ip := range c.IPAddresses {
+		list = append(list, ip.String())
+	}
+	if len(list) == 0 {
+		return "nobody"
+	}
+	return fmt.Sprintf("%q", printable([]byte(strings.Join(list[:min(len(list), 3)], ", "))))
 }
 
 func day(t time.Time) string { return t.UTC().Format("2006-01-02") }
