@@ -34,7 +34,8 @@ type Bridge struct {
 	addresses []address
 	up        topicMap
 	patience  patience
-	dial      func(ctx context.Context, network, address string) (net.Conn, error)
+	dial      dialer // to the first hop
+	proxy     *proxy // nil: none
 	accounts  accounts
 	live      liveBuffer
 	box       stateBox
@@ -94,6 +95,9 @@ func (b *Bridge) compile() error {
 	}
 	var down topicMap
 	var err error
+	if b.proxy, err = b.cfg.Proxy.compile(); err != nil {
+		return fmt.Errorf("proxy.url: %w", err)
+	}
 	if b.clientID, err = expandSite(b.cfg.ClientID, b.env.Site); err != nil {
 		return fmt.Errorf("client_id: %w", err)
 	}
@@ -317,7 +321,7 @@ func (b *Bridge) hello(a address) (*packet.Connect, error) {
 		p.Version = v
 	}
 	if b.cfg.PasswordFile != "" {
-		password, err := readSecret(b.cfg.PasswordFile)
+		password, err := readSecret("password_file", b.cfg.PasswordFile)
 		if err != nil {
 			return nil, err
 		}

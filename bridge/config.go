@@ -36,6 +36,9 @@ type Config struct {
 	// TLS is used by mqtts and wss addresses.
 	TLS TLSConfig `mapstructure:"tls"`
 
+	// Proxy stands on the way to every address.
+	Proxy ProxyConfig `mapstructure:"proxy"`
+
 	// KeepAlive is the longest silence before the link is probed: whole seconds, 1 s to 18 h. The upstream may
 	// demand less. Default 30 s.
 	KeepAlive time.Duration `mapstructure:"keep_alive"`
@@ -207,6 +210,7 @@ func (c *Config) validateConnection(report func(path, problem string)) {
 	if (t.Certificate == "") != (t.Key == "") {
 		report("tls", "certificate and key belong together: give both or none")
 	}
+	c.Proxy.validate(under("proxy", report))
 	for i, p := range t.ALPN {
 		if p == "" || len(p) > 255 {
 			report(fmt.Sprintf("tls.alpn[%d]", i), "must be 1 to 255 bytes")

@@ -41,6 +41,11 @@ func TestValidate(t *testing.T) {
 		{"TLS without mqtts", func(c *Config) { c.TLS.CA = "x" }, []string{"tls"}},
 		{"half a certificate", func(c *Config) { c.Addresses = []string{"mqtts://h"}; c.TLS.Key = "x" }, []string{"tls"}},
 		{"ALPN", func(c *Config) { c.Addresses = []string{"mqtts://h"}; c.TLS.ALPN = []string{""} }, []string{"tls.alpn[0]"}},
+		{"good with a proxy", func(c *Config) { c.Proxy = ProxyConfig{URL: "socks5h://[::1]:1080", Username: "u", PasswordFile: "f"} }, nil},
+		{"proxy kind", func(c *Config) { c.Proxy = ProxyConfig{URL: "https://h:1", Username: "u:v"} }, []string{"proxy.url", "proxy.username", "proxy.username"}},
+		{"proxy without port", func(c *Config) { c.Proxy.URL = "http://h" }, []string{"proxy.url"}},
+		{"proxy with password", func(c *Config) { c.Proxy.URL = "http://u:p@h:1" }, []string{"proxy.url"}},
+		{"proxy without place", func(c *Config) { c.Proxy = ProxyConfig{Username: "u", PasswordFile: "f"} }, []string{"proxy.url"}},
 		{"client id", func(c *Config) { c.ClientID = "{host}" }, []string{"client_id"}},
 		{"password alone", func(c *Config) { c.PasswordFile = "x" }, []string{"username"}},
 		{"times", func(c *Config) {

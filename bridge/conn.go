@@ -107,7 +107,7 @@ type conn struct {
 func (b *Bridge) connect(ctx context.Context, a address, hello *packet.Connect) (*conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.patience.connect)
 	defer cancel()
-	nc, err := b.dial(ctx, "tcp", a.dial)
+	nc, err := b.open(ctx, a)
 	if err != nil {
 		return nil, err
 	}
@@ -124,6 +124,14 @@ func (b *Bridge) connect(ctx context.Context, a address, hello *packet.Connect) 
 		return nil, err
 	}
 	return c, nil
+}
+
+// open connects to a, straight or through the proxy.
+func (b *Bridge) open(ctx context.Context, a address) (net.Conn, error) {
+	if b.proxy != nil {
+		return b.proxy.dial(ctx, b.dial, a.dial)
+	}
+	return b.dial(ctx, "tcp", a.dial)
 }
 
 // handshake secures nc, opens the WebSocket if a asks for one, sends hello, and waits for CONNACK.
@@ -254,21 +262,21 @@ func (t *TLSConfig) load(a address) (*tls.Config, error) {
 	return cfg, nil
 }
 
-// readSecret returns the first line of a file.
-func readSecret(path string) ([]byte, error) {
+// readSecret returns the first line of the file that key of the configuration names.
+func readSecret(key, path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, &fileError{"password_file", err}
+		return nil, &fileError{key, err}
 	}
 	defer f.Close() // only read
 	text, err := io.ReadAll(io.LimitReader(f, maxSecretFile))
 	if err != nil {
-		return nil, &fileError{"password_file", err}
+		return nil, &fileError{key, err}
 	}
 	line, _, _ := strings.Cut(string(text), "\n")
 	line = strings.TrimSuffix(line, "\r")
 	if line == "" {
-		return nil, &fileError{"password_file", fmt.Errorf("%s has nothing in its first line", path)}
+		return nil, &fileError{key, fmt.Errorf("%s has nothing in its first line", path)}
 	}
 	return []byte(line), nil
 }

@@ -60,6 +60,7 @@ func explainAnswer(err error) string {
 	var file *fileError
 	var broken *packet.Error
 	var page *httpError
+	var hop *proxyError
 	switch {
 	case errors.As(err, &refused):
 		return withWords(explainRefusal(refused.reason), refused.text)
@@ -76,6 +77,8 @@ func explainAnswer(err error) string {
 			}
 		}
 		return file.key + ": " + file.err.Error()
+	case errors.As(err, &hop):
+		return explainProxy(hop)
 	case errors.As(err, &page):
 		return explainHTTP(page)
 	case errors.Is(err, errNoSubprotocol):
@@ -94,6 +97,18 @@ func explainAnswer(err error) string {
 		return "the upstream closed the connection"
 	}
 	return ""
+}
+
+// explainProxy says that the trouble is with the proxy, and what it said.
+func explainProxy(e *proxyError) string {
+	if e.said != "" {
+		return fmt.Sprintf("the proxy %s: %s", e.address, e.said)
+	}
+	why := explainNetwork(e.err)
+	if why == "" {
+		why = e.err.Error()
+	}
+	return fmt.Sprintf("the proxy %s: %s", e.address, why)
 }
 
 // explainHTTP names an answer in HTTP. One in place of MQTT, and a redirect, come from something on the way as a rule.
