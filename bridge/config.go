@@ -36,6 +36,28 @@ type Config struct {
 	// TLS is used by mqtts and wss addresses.
 	TLS TLSConfig `mapstructure:"tls"`
 
+	// Failback is how long a connection to another address than the first lasts before the first is tried again beside
+	// it, and again. 1 s to 30 days; of no effect with one address. Default 10 min.
+	Failback time.Duration `mapstructure:"failback"`
+
+	// RedirectHosts are where an upstream of 5.0 may send us with a server reference, beside the hosts of Addresses:
+	// host names, or *.example.com for all below example.com. The scheme stays that of the address that redirects, and so
+	// does TLS with all it checks. Nothing else is followed: whoever can speak for the upstream once would get our
+	// credentials and messages for good.
+	RedirectHosts []string `mapstructure:"redirect_hosts"`
+
+	// Bind is the network interface (eth0) or the local IP address that connections leave from. An interface needs Linux
+	// 5.7 or CAP_NET_RAW. Names are looked up by the system as ever. Empty: the system's choice.
+	Bind string `mapstructure:"bind"`
+
+	// ConnectTimeout bounds one attempt: name, connection, proxy, TLS, WebSocket and CONNACK together. 1 s to 10 min.
+	// Default 20 s.
+	ConnectTimeout time.Duration `mapstructure:"connect_timeout"`
+
+	// AckTimeout is how long the upstream may owe acknowledgements without giving any before the connection counts as
+	// stalled and is replaced. 1 s to 1 h. Default 20 s.
+	AckTimeout time.Duration `mapstructure:"ack_timeout"`
+
 	// Proxy stands on the way to every address.
 	Proxy ProxyConfig `mapstructure:"proxy"`
 
@@ -121,6 +143,11 @@ const (
 	maxReconnect = time.Hour
 	maxKeepAlive = 18 * time.Hour // what 16 bits of seconds hold
 	maxClientID  = 256
+
+	maxFailback       = 720 * time.Hour
+	maxConnectTimeout = 10 * time.Minute
+	maxAckTimeout     = time.Hour
+	maxInterface      = 15 // bytes of an interface's name, Linux
 )
 
 // policies are the names of storage's policies in the configuration. Constant.
@@ -134,6 +161,9 @@ var policies = map[string]storage.Policy{
 func (c *Config) SetDefaults() {
 	setDefault(&c.ClientID, "{site}-"+c.Name)
 	setDefault(&c.KeepAlive, 30*time.Second)
+	setDefault(&c.Failback, 10*time.Minute)
+	setDefault(&c.ConnectTimeout, 20*time.Second)
+	setDefault(&c.AckTimeout, 20*time.Second)
 	setDefault(&c.Reconnect.Min, time.Second)
 	setDefault(&c.Reconnect.Max, max(time.Minute, c.Reconnect.Min))
 	setDefault(&c.Queue.MaxSize, 1<<30)
@@ -211,6 +241,7 @@ func (c *Config) validateConnection(report func(path, problem string)) {
 		report("tls", "certificate and key belong together: give both or none")
 	}
 	c.Proxy.validate(under("proxy", report))
+	c.validateWay(report)
 	for i, p := range t.ALPN {
 		if p == "" || len(p) > 255 {
 			report(fmt.Sprintf("tls.alpn[%d]", i), "must be 1 to 255 bytes")
@@ -235,6 +266,27 @@ func (c *Config) validateConnection(report func(path, problem string)) {
 	}
 	if c.Reconnect.Max > maxReconnect {
 		report("reconnect.max", "must be at most 1h")
+	}
+}
+
+// validateWay checks what concerns the way to the upstream.
+func (c *Config) validateWay(report func(path, problem string)) {
+	if c.Failback < time.Second || c.Failback > maxFailback {
+		report("failback", "must be between 1s and 720h")
+	}
+	if c.ConnectTimeout < time.Second || c.ConnectTimeout > maxConnectTimeout {
+		report("connect_timeout", "must be between 1s and 10m")
+	}
+	if c.AckTimeout < time.Second || c.AckTimeout > maxAckTimeout {
+		report("ack_timeout", "must be between 1s and 1h")
+	}
+	if net.ParseIP(c.Bind) == nil && (len(c.Bind) > maxInterface || strings.ContainsAny(c.Bind, "/: \t")) {
+		report("bind", "must be a network interface, such as eth0, or a local IP address")
+	}
+	for i, host := range c.RedirectHosts {
+		if bare := strings.TrimPrefix(host, "*."); bare == "" || strings.ContainsAny(bare, "*/ ") {
+			report(fmt.Sprintf("redirect_hosts[%d]", i), "must be a host name, or *.example.com for those below it")
+		}
 	}
 }
 

@@ -46,6 +46,12 @@ func TestValidate(t *testing.T) {
 		{"proxy without port", func(c *Config) { c.Proxy.URL = "http://h" }, []string{"proxy.url"}},
 		{"proxy with password", func(c *Config) { c.Proxy.URL = "http://u:p@h:1" }, []string{"proxy.url"}},
 		{"proxy without place", func(c *Config) { c.Proxy = ProxyConfig{Username: "u", PasswordFile: "f"} }, []string{"proxy.url"}},
+		{"good way", func(c *Config) {
+			c.Failback, c.ConnectTimeout, c.AckTimeout, c.Bind, c.RedirectHosts = time.Hour, time.Minute, time.Minute, "wwan0", []string{"*.example.com", "h"}
+		}, nil},
+		{"way", func(c *Config) {
+			c.Failback, c.ConnectTimeout, c.AckTimeout, c.Bind, c.RedirectHosts = time.Millisecond, time.Hour, 1, "192.0.2.5:1", []string{"*", "*.", "h/x"}
+		}, []string{"failback", "connect_timeout", "ack_timeout", "bind", "redirect_hosts[0]", "redirect_hosts[1]", "redirect_hosts[2]"}},
 		{"client id", func(c *Config) { c.ClientID = "{host}" }, []string{"client_id"}},
 		{"password alone", func(c *Config) { c.PasswordFile = "x" }, []string{"username"}},
 		{"times", func(c *Config) {

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -34,8 +35,9 @@ func (e *brokenError) Error() string { return "bridge: upstream broke the protoc
 
 // goneError is a DISCONNECT from the upstream.
 type goneError struct {
-	reason packet.Reason
-	text   string // the upstream's own words, printable; may be empty
+	reason    packet.Reason
+	text      string // the upstream's own words, printable; may be empty
+	reference string // the server reference, printable; may be empty
 }
 
 func (e *goneError) Error() string {
@@ -45,6 +47,9 @@ func (e *goneError) Error() string {
 // explain says in one line what is wrong with the way to the upstream, for someone who stands before the cabinet. It
 // holds no secrets, and nothing that changes from one attempt to the next, so that it tells episodes apart.
 func explain(err error) string {
+	if sent, ok := errors.AsType[*referredError](err); ok {
+		return "sent on to " + sent.to.text + ": " + explain(sent.err)
+	}
 	for _, layer := range []func(error) string{explainAnswer, explainTLS, explainNetwork} {
 		if line := layer(err); line != "" {
 			return line
@@ -63,12 +68,12 @@ func explainAnswer(err error) string {
 	var hop *proxyError
 	switch {
 	case errors.As(err, &refused):
-		return withWords(explainRefusal(refused.reason), refused.text)
+		return withWords(explainRefusal(refused.reason), cmp.Or(refused.text, refused.reference))
 	case errors.As(err, &gone):
 		if gone.reason == packet.ReasonSessionTakenOver {
 			return withWords("disconnected by the upstream: another client uses the same client_id", gone.text)
 		}
-		return withWords(fmt.Sprintf("disconnected by the upstream: %s (0x%02x)", gone.reason, byte(gone.reason)), gone.text)
+		return withWords(fmt.Sprintf("disconnected by the upstream: %s (0x%02x)", gone.reason, byte(gone.reason)), cmp.Or(gone.text, gone.reference))
 	case errors.As(err, &file):
 		if errors.Is(file.err, fs.ErrNotExist) || errors.Is(file.err, fs.ErrPermission) {
 			var path *fs.PathError
@@ -155,7 +160,7 @@ func explainRefusal(r packet.Reason) string {
 	case packet.ReasonServerUnavailable, packet.ReasonServerBusy:
 		return "the upstream is up but says it is not available now"
 	case packet.ReasonUseAnotherServer, packet.ReasonServerMoved:
-		return "the upstream says to use another server: change addresses"
+		return "the upstream says to use another server, and none that is allowed: change addresses or redirect_hosts"
 	case packet.ReasonConnectionRateExceeded, packet.ReasonQuotaExceeded:
 		return "the upstream has too many connections: " + strings.ToLower(r.String())
 	}
@@ -213,11 +218,18 @@ func day(t time.Time) string { return t.UTC().Format("2006-01-02") }
 // explainNetwork knows what is below.
 func explainNetwork(err error) string {
 	var dns *net.DNSError
+	var call *os.SyscallError
 	switch {
 	case errors.As(err, &dns) && dns.IsNotFound:
 		return fmt.Sprintf("the name %s is unknown (DNS)", dns.Name)
 	case errors.As(err, &dns):
 		return fmt.Sprintf("the name %s cannot be looked up: no answer from DNS: is the uplink there?", dns.Name)
+	case errors.Is(err, syscall.ENODEV):
+		return "there is no network interface as bind says"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return "no network interface has the address in bind"
+	case errors.As(err, &call) && call.Syscall == bindToDevice:
+		return "binding to a network interface is not permitted: it takes Linux 5.7 or CAP_NET_RAW; bind to its address instead"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "connection refused: the host is there but nothing listens on that port"
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):

@@ -186,7 +186,7 @@ func TestWordsOfTheUpstreamCannotForgeLogLines(t *testing.T) {
 	if got, want := printable([]byte("a\nlevel=ERROR\x1b[31m\xff")), "a level=ERROR [31m\uFFFD"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if got := explain(&refusedError{packet.ReasonNotAuthorized, "why"}); !strings.Contains(got, `("why")`) {
+	if got := explain(&refusedError{packet.ReasonNotAuthorized, "why", ""}); !strings.Contains(got, `("why")`) {
 		t.Errorf("%q", got)
 	}
 }
