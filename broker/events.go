@@ -18,9 +18,12 @@ type events struct {
 	logins *logins // nil: there is no password file
 
 	// Owned by the loop.
+	scram      *scramServer // nil: no user has a secret for it
 	pace       pace
-	clients    int // connected
-	maxClients int // the most there were at one time
+	clients    int    // connected
+	maxClients int    // the most there were at one time
+	failed     uint64 // logins with a wrong password or an unknown user
+	delayed    uint64 // logins refused unseen
 }
 
 // Login decides at once where no password is to be checked.

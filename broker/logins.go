@@ -74,10 +74,15 @@ func (l *logins) check(ask *login) loginAnswer {
 	if hash := l.verify(ask.username, ask.password); hash != nil {
 		return loginAnswer{ask.stream, packet.ReasonSuccess, hash}
 	}
-	if l.guard.wrong(ask.from, ask.username, time.Now()) {
-		l.lines.Warn("broker: too many wrong passwords, logins are refused for some seconds", "address", ask.from, "username", ask.username)
-	}
+	l.noteWrong(ask.from, ask.username)
 	return loginAnswer{stream: ask.stream, reason: packet.ReasonBadUserNameOrPassword}
+}
+
+// noteWrong counts a wrong password. Any goroutine may call it.
+func (l *logins) noteWrong(from netip.Addr, username string) {
+	if l.guard.wrong(from, username, time.Now()) {
+		l.lines.Warn("broker: too many wrong passwords, logins are refused for some seconds", "address", from, "username", username)
+	}
 }
 
 func (l *logins) verify(username string, password []byte) *passwordHash {

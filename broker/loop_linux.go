@@ -30,26 +30,25 @@ type loop struct {
 	flush          func(*core.Conn) // l.flushConn, made once
 
 	// Owned by the loop.
-	now                         time.Time // of this round
-	sockets                     []*socket // by descriptor
-	feeds                       map[*feed]struct{}
-	feeders                     sync.WaitGroup // the goroutines of feeds
-	open                        int            // sockets and feeds
-	generation                  int32
-	closing                     []*stream // with a closeBy, some of them gone since
-	swept                       time.Time // when sweep last ran
-	full                        int       // connections refused since the limit was reached
-	keptBytes                   int       // of all streams
-	mail                        mail      // the batch being worked on
-	inject                      core.Inject
-	waiting                     map[*injection]struct{} // injections whose Done has not been called
-	draining                    bool
-	drainUntil                  time.Time
-	panics                      int    // recovered ones
-	bytesIn                     uint64 // of MQTT
-	bytesOut                    uint64
-	loginsFailed, loginsDelayed uint64
-	read                        [readSize]byte // shared by all sockets
+	now        time.Time // of this round
+	sockets    []*socket // by descriptor
+	feeds      map[*feed]struct{}
+	feeders    sync.WaitGroup // the goroutines of feeds
+	open       int            // sockets and feeds
+	generation int32
+	closing    []*stream // with a closeBy, some of them gone since
+	swept      time.Time // when sweep last ran
+	full       int       // connections refused since the limit was reached
+	keptBytes  int       // of all streams
+	mail       mail      // the batch being worked on
+	inject     core.Inject
+	waiting    map[*injection]struct{} // injections whose Done has not been called
+	draining   bool
+	drainUntil time.Time
+	panics     int    // recovered ones
+	bytesIn    uint64 // of MQTT
+	bytesOut   uint64
+	read       [readSize]byte // shared by all sockets
 }
 
 const (
@@ -192,9 +191,9 @@ func (l *loop) takeMail() {
 func (l *loop) onLogin(a loginAnswer) {
 	switch a.reason {
 	case packet.ReasonBadUserNameOrPassword:
-		l.loginsFailed++
+		l.events.failed++
 	case packet.ReasonConnectionRateExceeded:
-		l.loginsDelayed++
+		l.events.delayed++
 	}
 	s := a.stream
 	if s.conn == nil {
@@ -231,7 +230,7 @@ func (l *loop) stats() Stats {
 	return Stats{
 		Stats: l.core.Stats(), Clients: l.events.clients, MaxClients: l.events.maxClients,
 		Sockets: l.open, Panics: l.panics, BytesReceived: l.bytesIn, BytesSent: l.bytesOut,
-		LoginsFailed: l.loginsFailed, LoginsDelayed: l.loginsDelayed,
+		LoginsFailed: l.events.failed, LoginsDelayed: l.events.delayed,
 	}
 }
 

@@ -22,6 +22,7 @@ type passwordHash struct {
 	memory    uint32 // of Argon2, in KiB
 	lanes     uint8  // of Argon2
 	salt, key []byte
+	scram     *scramSecret // instead of all these but kind
 }
 
 type hashKind byte
@@ -30,12 +31,14 @@ const (
 	hashSHA512   hashKind = iota // $6$: one SHA-512 of password and salt
 	hashPBKDF2                   // $7$: PBKDF2 with HMAC-SHA-512
 	hashArgon2id                 // $argon2id$v=19$
+	hashScram                    // see scramSecret
 )
 
 // The hashes that HashPassword makes, by the names that mosquitto_passwd has for them.
 const (
 	Argon2id     = "argon2id"
 	SHA512PBKDF2 = "sha512-pbkdf2"
+	ScramSHA256  = "scram-sha-256" // for SCRAM of 5.0, and for passwords that are sent as well
 )
 
 // What a line of a password file may demand of every login: about a second, and maxMemory for as long.
@@ -57,6 +60,7 @@ const (
 	argonPasses      = 2
 	argonKey         = 32
 	pbkdf2Iterations = 20_000
+	scramIterations  = 15_000 // they are the client's work; RFC 7677 thinks that these are enough
 	argonSalt        = 16
 	pbkdf2Salt       = 12 // Mosquitto 2.0 reads no other
 )
@@ -65,7 +69,8 @@ var errNoHash = errors.New("password is not hashed in a known way: write it with
 
 var errDamaged = errors.New("hash is damaged")
 
-// HashPassword returns the text that stands for a password in a password file: of the kind Argon2id or SHA512PBKDF2.
+// HashPassword returns the text that stands for a password in a password file: of the kind Argon2id, SHA512PBKDF2 or
+// ScramSHA256.
 func HashPassword(kind string, password []byte) (string, error) {
 	var h passwordHash
 	switch kind {
@@ -73,8 +78,14 @@ func HashPassword(kind string, password []byte) (string, error) {
 		h = passwordHash{kind: hashArgon2id, rounds: argonPasses, memory: argonMemory, lanes: 1, salt: make([]byte, argonSalt), key: make([]byte, argonKey)}
 	case SHA512PBKDF2:
 		h = passwordHash{kind: hashPBKDF2, rounds: pbkdf2Iterations, salt: make([]byte, pbkdf2Salt)}
+	case ScramSHA256:
+		s, err := newScramSecret(password, scramIterations)
+		if err != nil {
+			return "", err
+		}
+		return s.String(), nil
 	default:
-		return "", fmt.Errorf("broker: hash a password: %q is no hash; there are %s and %s", kind, Argon2id, SHA512PBKDF2)
+		return "", fmt.Errorf("broker: hash a password: %q is no hash; there are %s, %s and %s", kind, Argon2id, SHA512PBKDF2, ScramSHA256)
 	}
 	_, err := rand.Read(h.salt)
 	if err != nil {
@@ -101,6 +112,9 @@ func (h *passwordHash) text() string {
 func parseHash(text string) (*passwordHash, error) {
 	fields := strings.Split(text, "$")
 	switch {
+	case len(fields) > 1 && fields[1] == scramTag:
+		s, err := parseScram(fields)
+		return &passwordHash{kind: hashScram, scram: &s}, err
 	case len(fields) == 6 && fields[0] == "" && fields[1] == "argon2id":
 		return parseArgon2id(fields[2:])
 	case len(fields) == 5 && fields[0] == "" && fields[1] == "7":
@@ -160,11 +174,14 @@ func parseArgon2id(fields []string) (*passwordHash, error) {
 // matches reports whether the password is the one. It computes for up to a second and may take maxMemory: never call it
 // in the loop, and not in more goroutines than the machine can bear.
 func (h *passwordHash) matches(password []byte) bool {
+	if h.kind == hashScram {
+		return h.scram.matches(password)
+	}
 	got, err := h.compute(password)
 	return err == nil && subtle.ConstantTimeCompare(got, h.key) == 1
 }
 
-// compute hashes a password in the way of h. It fails in FIPS mode only, for a short salt.
+// compute hashes a password in the way of h, which is not that of SCRAM. It fails in FIPS mode only, for a short salt.
 func (h *passwordHash) compute(password []byte) ([]byte, error) {
 	switch h.kind {
 	case hashArgon2id:
@@ -181,6 +198,9 @@ func (h *passwordHash) compute(password []byte) ([]byte, error) {
 func (h *passwordHash) equal(other *passwordHash) bool {
 	if h == nil || other == nil {
 		return h == other
+	}
+	if h.kind == hashScram && other.kind == hashScram {
+		return h.scram.String() == other.scram.String()
 	}
 	return h.kind == other.kind && h.rounds == other.rounds && h.memory == other.memory && h.lanes == other.lanes &&
 		bytes.Equal(h.salt, other.salt) && bytes.Equal(h.key, other.key)

@@ -167,7 +167,9 @@ func (s *Server) inLoop(ctx context.Context, fn func()) error {
 
 // dropUsers ends the connections of those who could not log in any more.
 func (l *loop) dropUsers(users *userFile) {
+	l.events.scram = newScramServer(users)
 	l.eachStream(func(s *stream) {
+		s.scram = nil // an exchange that is under way began with the old secrets
 		if s.hash != nil && !s.hash.equal(users.users[s.conn.Username()]) {
 			l.core.Disconnect(s.conn, packet.ReasonNotAuthorized, "the user is gone or has another password")
 		}

@@ -4,14 +4,16 @@ import (
 	"crypto/sha512"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 )
 
 // userFile is a password file as forebay passwd and mosquitto_passwd write it: one "name:hash" a line, where the hash is
 // "$argon2id$v=19$m=KIB,t=PASSES,p=LANES$salt$key", "$7$iterations$salt$key" (PBKDF2 with HMAC-SHA-512, since Mosquitto
-// 2.0) or "$6$salt$key" (one SHA-512 of password and salt, Mosquitto 1.6), salt and key in Base64. Empty lines and
-// lines that begin with # are skipped. It is not changed once it is read, so any goroutine may ask it.
+// 2.0) or "$6$salt$key" (one SHA-512 of password and salt, Mosquitto 1.6), salt and key in Base64, or a scramSecret.
+// Empty lines and lines that begin with # are skipped. It is not changed once it is read, so any goroutine may ask it.
 type userFile struct {
 	users map[string]*passwordHash
 	// decoy is what a name costs that is not there: as much as the first that is, so that time tells nobody which
@@ -49,6 +51,15 @@ func readBounded(path string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("%s is larger than %d bytes", path, limit)
 	}
 	return os.ReadFile(path)
+}
+
+// sorted returns what is known of the passwords, by name.
+func (u *userFile) sorted() []*passwordHash {
+	var list []*passwordHash
+	for _, name := range slices.Sorted(maps.Keys(u.users)) {
+		list = append(list, u.users[name])
+	}
+	return list
 }
 
 func parseUsers(b []byte) (*userFile, error) {

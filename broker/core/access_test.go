@@ -177,3 +177,22 @@ func TestAuthorisedRoutingIsCached(t *testing.T) {
 		t.Errorf("%v allocations, %d questions", allocs, asked)
 	}
 }
+
+// A message of a shared subscription goes to a member that may read it.
+func TestSharedDeliveryIsAuthorised(t *testing.T) {
+	b := newBench(core.Config{Authorizer: byUser{"alice": "a", "bob": "b"}})
+	members := map[string]*core.Conn{}
+	for _, user := range []string{"alice", "bob"} {
+		members[user] = b.core.Accept(core.ConnInfo{})
+		b.got[members[user]] = nil
+		b.send(members[user], "connect "+user+" v5 clean user="+user+" pass=x")
+		b.send(members[user], "subscribe 1 $share/g/#:0")
+	}
+	pub := b.connect("connect p v4 clean")
+	for _, topic := range []string{"a/1", "a/2", "b/3", "b/4", "c/5"} {
+		b.send(pub, "publish "+topic+" =x")
+	}
+	if alice, bob := fmt.Sprint(b.topics(t, members["alice"])), fmt.Sprint(b.topics(t, members["bob"])); alice != "[a/1 a/2]" || bob != "[b/3 b/4]" {
+		t.Errorf("alice got %s, bob %s", alice, bob)
+	}
+}

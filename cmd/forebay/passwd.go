@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -46,7 +48,7 @@ that is no longer right is disconnected.`,
 	cmd.Flags().BoolVarP(&p.create, "create", "c", false, "make FILE, for its owner and its group (mode 0640)")
 	cmd.Flags().BoolVarP(&p.remove, "delete", "D", false, "remove USER from FILE")
 	cmd.Flags().BoolVar(&p.stdin, "stdin", false, "read the password from the first line of standard input")
-	cmd.Flags().StringVar(&p.hash, "hash", broker.Argon2id, "`HASH` to store: "+broker.Argon2id+", or "+broker.SHA512PBKDF2+", which Mosquitto 2.0 reads too")
+	cmd.Flags().StringVar(&p.hash, "hash", broker.Argon2id, "`HASH` to store: "+broker.Argon2id+"; "+broker.SHA512PBKDF2+", which Mosquitto 2.0 reads too; or "+broker.ScramSHA256+", for clients that log in with SCRAM")
 	cmd.MarkFlagsMutuallyExclusive("create", "delete")
 	cmd.MarkFlagsMutuallyExclusive("stdin", "delete")
 	return cmd
@@ -56,8 +58,8 @@ func (p *passwd) run(cmd *cobra.Command, file, user string) error {
 	if p.remove {
 		return broker.RemoveUser(file, user)
 	}
-	if p.hash != broker.Argon2id && p.hash != broker.SHA512PBKDF2 {
-		return usage(cmd, "--hash: %q is none; write %s or %s", p.hash, broker.Argon2id, broker.SHA512PBKDF2)
+	if hashes := []string{broker.Argon2id, broker.SHA512PBKDF2, broker.ScramSHA256}; !slices.Contains(hashes, p.hash) {
+		return usage(cmd, "--hash: %q is none; write one of %s", p.hash, strings.Join(hashes, ", "))
 	}
 	// Nobody is to type a password twice to learn that the file is not there.
 	if _, err := os.Stat(file); (err == nil) == p.create {
