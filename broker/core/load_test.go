@@ -370,3 +370,14 @@ func TestIdleConnectionsAreSmall(t *testing.T) {
 		t.Errorf("%d connections", st.Connections)
 	}
 }
+
+// The retained messages of $SYS are ours and do not take the room of the site's own.
+func TestRetainedLimitLeavesOutSYS(t *testing.T) {
+	b := newBench(core.Config{RetainedMessages: 2})
+	for _, topic := range []string{"$SYS/broker/version", "a", "b", "c", "$SYS/broker/uptime"} {
+		b.core.Publish(&core.Inject{Publish: packet.Publish{Topic: []byte(topic), Payload: []byte("x"), Retain: true}})
+	}
+	if got := b.core.Stats(); got.Retained != 4 || got.DroppedRetained != 1 {
+		t.Errorf("%d are retained and %d dropped, want a, b and two of $SYS, without c", got.Retained, got.DroppedRetained)
+	}
+}
