@@ -150,7 +150,7 @@ func TestTelemetryPublishes(t *testing.T) {
 	}
 	// A stopped gateway knows nothing of its units.
 	tel.stopped(link, at)
-	const stopped = `{"state":"offline","since":"1970-01-01T00:16:40.000Z","error":"the gateway has stopped"}`
+	const stopped = `{"state":"offline","since":"1970-01-01T00:16:40.000Z","error":"it is not polled any more"}`
 	if got := server.take(); len(got) != 1 || got[0].Topic != want[2].Topic || !got[0].Retain || string(got[0].Payload) != stopped {
 		t.Errorf("at the end: %v, want %s on %s", got, stopped, want[2].Topic)
 	}
