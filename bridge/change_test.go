@@ -8,15 +8,21 @@ import (
 	"forebay/storage"
 )
 
-// change stops the bridge, gives it another configuration and runs it again.
+// change stops the bridge and runs its successor.
 func (g *gateway) change(adjust func(*Config)) {
 	g.t.Helper()
 	g.halt()
 	adjust(&g.cfg)
 	g.cfg.SetDefaults()
-	if err := g.bridge.Change(g.cfg); err != nil {
+	next, err := g.bridge.Successor(g.cfg)
+	if err != nil {
 		g.t.Fatal(err)
 	}
+	g.bridge = next
+	if err := g.bridge.Attach(); err != nil {
+		g.t.Fatal(err)
+	}
+	g.tune(g.bridge)
 	g.bridge.backoff.random = func() float64 { return 0.1 }
 	g.run()
 }
@@ -89,15 +95,15 @@ func TestChangeOfClientIDBeginsAnotherSession(t *testing.T) {
 }
 
 // A configuration that is wrong changes nothing.
-func TestChangeRefusesNonsense(t *testing.T) {
+func TestSuccessorOfNonsense(t *testing.T) {
 	u := newUpstream(t)
 	g := newGateway(t, u.address(), nil, shortGoodbye)
 	u.welcome(false, none)
 	g.halt()
 	wrong := g.cfg
 	wrong.Addresses = []string{"tcp://nowhere"}
-	if err := g.bridge.Change(wrong); err == nil {
-		t.Fatal("taken")
+	if next, err := g.bridge.Successor(wrong); err == nil {
+		t.Fatalf("taken: %v", next.cfg)
 	}
 	g.run()
 	u.welcome(true, none)

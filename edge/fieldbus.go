@@ -89,3 +89,12 @@ func (f *fieldbus) stats() []modbus.LinkStats {
 	}
 	return all
 }
+
+// units are the counters of all units, in the order of the configuration.
+func (f *fieldbus) units() []modbus.UnitStats {
+	var all []modbus.UnitStats
+	for _, l := range f.all() {
+		all = append(all, l.poller.Units()...)
+	}
+	return all
+}

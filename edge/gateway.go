@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,7 @@ type Gateway struct {
 	// Constant after Open.
 	log       *slog.Logger
 	began     time.Time
+	failed    chan struct{} // closed when the store has failed
 	store     *storage.Log
 	server    *broker.Server
 	telemetry *telemetry
@@ -32,7 +34,8 @@ type Gateway struct {
 	stopping  chan struct{} // closed when Run begins to end
 	quit      chan struct{} // closed when nobody listens to ended any more
 
-	started atomic.Bool // Run or Close has been called
+	started  atomic.Bool // Run or Close has been called
+	failedAt time.Time   // set before failed is closed
 
 	// turn holds one token: who has it may change what is in force. The end of
 	// Run takes it for good.
@@ -57,7 +60,7 @@ type Gateway struct {
 // What Open has taken is given back by Run or by Close.
 func Open(cfg *Config, log *slog.Logger) (*Gateway, error) {
 	g := &Gateway{
-		cfg: cfg, log: log, began: time.Now(), ended: make(chan *stage), quit: make(chan struct{}), stopping: make(chan struct{}),
+		cfg: cfg, log: log, began: time.Now(), failed: make(chan struct{}), ended: make(chan *stage), quit: make(chan struct{}), stopping: make(chan struct{}),
 		turn: make(chan struct{}, 1), removed: map[string]*bridge.Bridge{}, forgotten: map[string]bool{},
 	}
 	cfg.applyLevel()
@@ -65,6 +68,10 @@ func Open(cfg *Config, log *slog.Logger) (*Gateway, error) {
 	// be made. What the store reports before that the broker asks for itself.
 	var server atomic.Pointer[broker.Server]
 	store, err := storage.Open(cfg.Storage, log, func(seq storage.Seq, err error) {
+		if err != nil {
+			g.failedAt = time.Now()
+			close(g.failed)
+		}
 		if s := server.Load(); s != nil {
 			s.Safe(seq, err)
 		}
@@ -110,7 +117,8 @@ func (g *Gateway) newCommands(cfg *Config) (*commands, error) {
 // Run serves until ctx ends, then drains and stops, which takes DrainTime at
 // most. It returns nil after a stop that was asked for; an error if the broker
 // has ended by itself, if the store could not be closed, or if a part did not
-// stop in time, in which case some of it may still be running.
+// stop in time, in which case some of it may still be running; and ErrReopen, for
+// which see Serve.
 func (g *Gateway) Run(ctx context.Context) error {
 	if g.started.Swap(true) {
 		panic("BUG: edge: Gateway.Run called twice or after Close")
@@ -146,9 +154,10 @@ func (g *Gateway) run(ctx context.Context) error {
 	}
 	g.runCommands()
 	api := g.launch("control socket", g.api.run)
+	store := g.launch("store", g.awaitStore)
 	g.setReady(true)
 	g.turn <- struct{}{}
-	g.wait(ctx, server)
+	g.wait(ctx, server, store)
 
 	deadline, release := within(DrainTime)
 	defer release()
@@ -166,22 +175,25 @@ func (g *Gateway) run(ctx context.Context) error {
 	for _, l := range g.fieldbus.all() {
 		links = append(links, l.stage)
 	}
-	for _, stages := range [][]*stage{{api}, {g.executing}, links, {topics}, uplinks, {server}} {
+	for _, stages := range [][]*stage{{api}, {g.executing}, links, {topics}, uplinks, {server}, {store}} {
 		if err := stop(deadline, stages...); err != nil {
 			return err
 		}
 	}
-	return g.closeStore(server.err, deadline)
+	return g.closeStore(server.err, store.err, deadline)
 }
 
-// closeStore is the end of Run; vital is what ended the broker.
-func (g *Gateway) closeStore(vital error, deadline <-chan struct{}) error {
+// closeStore is the end of Run; vital is what ended the broker, reopen why the store is to be opened again.
+func (g *Gateway) closeStore(vital, reopen error, deadline <-chan struct{}) error {
 	closed := make(chan error, 1)
 	go func() { closed <- g.store.Close() }()
 	select {
 	case err := <-closed:
 		if vital != nil {
 			return errors.Join(fmt.Errorf("edge: broker: %w", vital), err)
+		}
+		if reopen != nil {
+			return reopen // that the store has failed, which err says, has been told
 		}
 		if err != nil {
 			return fmt.Errorf("edge: close the store: %w", err)
@@ -202,15 +214,15 @@ func (g *Gateway) setReady(ready bool) {
 	g.ready = ready
 }
 
-// wait returns when ctx ends or the broker has ended. Another part that ends
-// by itself is logged.
-func (g *Gateway) wait(ctx context.Context, server *stage) {
+// wait returns when ctx ends or one of the vital parts has ended. Another part
+// that ends by itself is logged.
+func (g *Gateway) wait(ctx context.Context, vital ...*stage) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case s := <-g.ended:
-			if s == server {
+			if slices.Contains(vital, s) {
 				return
 			}
 			g.log.Error("a part has ended by itself; the rest goes on", "part", s.name, "err", s.err)

@@ -144,6 +144,7 @@ func (t *telemetry) publishState(s modbus.UnitState) {
 	if s.Err != nil {
 		payload = append(append(payload, `,"error":`...), quoteJSON(s.Err.Error())...)
 	}
+	payload = appendCounters(payload, &s.Counters)
 	m := &broker.Message{Topic: stateTopic(s.Link, s.Unit), Payload: append(payload, '}'), QoS: 1, Retain: true}
 	t.server.Publish(m, t.published)
 }

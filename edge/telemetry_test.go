@@ -131,7 +131,10 @@ func TestTelemetryPublishes(t *testing.T) {
 		{Link: link, Unit: unit, Tag: &unit.Tags[0], Value: modbus.FloatValue(1.5), Quality: modbus.Good, Time: at},
 		{Link: link, Unit: unit, Tag: &unit.Tags[1], Quality: modbus.Bad, Err: errors.New("gone"), Time: at},
 	})
-	tel.UnitState(modbus.UnitState{Link: link, Unit: unit, State: modbus.Degraded, Since: at, Err: errors.New("gone")})
+	tel.UnitState(modbus.UnitState{
+		Link: link, Unit: unit, State: modbus.Degraded, Since: at, Err: errors.New("gone"),
+		Counters: modbus.UnitCounters{Requests: 9, Late: 2, Exceptions: map[byte]uint64{11: 1, 2: 3}},
+	})
 	got := server.take()
 	if len(got) != 3 {
 		t.Fatalf("%d messages, want 3", len(got))
@@ -139,7 +142,7 @@ func TestTelemetryPublishes(t *testing.T) {
 	want := []broker.Message{
 		{Topic: "mill/line1/press4/temperature", QoS: 0, Payload: []byte(`{"value":1.5,"quality":"good","time":"1970-01-01T00:16:40.000Z"}`)},
 		{Topic: "mill/line1/press4/alarm", QoS: 2, Retain: true, Payload: []byte(`{"value":null,"quality":"bad","time":"1970-01-01T00:16:40.000Z","error":"gone"}`)},
-		{Topic: "modbus/line1/press4/state", QoS: 1, Retain: true, Payload: []byte(`{"state":"degraded","since":"1970-01-01T00:16:40.000Z","error":"gone"}`)},
+		{Topic: "modbus/line1/press4/state", QoS: 1, Retain: true, Payload: []byte(`{"state":"degraded","since":"1970-01-01T00:16:40.000Z","error":"gone","counters":{"request":9,"late":2,"exception_2":3,"exception_11":1}}`)},
 	}
 	for i, m := range got {
 		w := want[i]
@@ -150,7 +153,7 @@ func TestTelemetryPublishes(t *testing.T) {
 	}
 	// A stopped gateway knows nothing of its units.
 	tel.stopped(link, at)
-	const stopped = `{"state":"offline","since":"1970-01-01T00:16:40.000Z","error":"it is not polled any more"}`
+	const stopped = `{"state":"offline","since":"1970-01-01T00:16:40.000Z","error":"it is not polled any more","counters":{"request":9,"late":2,"exception_2":3,"exception_11":1}}`
 	if got := server.take(); len(got) != 1 || got[0].Topic != want[2].Topic || !got[0].Retain || string(got[0].Payload) != stopped {
 		t.Errorf("at the end: %v, want %s on %s", got, stopped, want[2].Topic)
 	}

@@ -52,15 +52,12 @@ func run(file string) error {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP) // from now on one ends nothing
 	defer signal.Stop(hangups)
-	g, err := edge.Open(cfg, log)
-	if err != nil {
-		return err
-	}
 	var attending sync.WaitGroup
 	defer attending.Wait()
-	attending.Go(func() { attend(ctx, g, log) })
-	attending.Go(func() { reloadAtHangup(ctx, hangups, g, log) })
-	err = g.Run(ctx)
+	err = edge.Serve(ctx, cfg, log, func(ctx context.Context, g *edge.Gateway) {
+		attending.Go(func() { attend(ctx, g, log) })
+		attending.Go(func() { reloadAtHangup(ctx, hangups, g, log) })
+	})
 	cancel()
 	if err != nil {
 		return err
