@@ -31,6 +31,7 @@ type Bridge struct {
 	log       *slog.Logger
 	clientID  string
 	username  string
+	resource  string // AzureSAS.Resource
 	addresses []address
 	up        topicMap
 	patience  patience
@@ -110,6 +111,14 @@ func (b *Bridge) compile() error {
 	}
 	if b.username, err = expandSite(b.cfg.Username, b.env.Site); err != nil {
 		return fmt.Errorf("username: %w", err)
+	}
+	if b.resource, err = expandSite(b.cfg.AzureSAS.Resource, b.env.Site); err != nil {
+		return fmt.Errorf("azure_sas.resource: %w", err)
+	}
+	if b.cfg.AzureSAS.KeyFile != "" {
+		host := b.addresses[0].host
+		setDefault(&b.resource, host+"/devices/"+b.clientID)
+		setDefault(&b.username, host+"/"+b.clientID+"/?api-version="+azureVersion)
 	}
 	if b.up, err = compileUp(b.cfg.Up, b.env.Site); err != nil {
 		return err
