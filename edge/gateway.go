@@ -31,6 +31,7 @@ type Gateway struct {
 	bridges   []*bridge.Bridge
 	poller    *modbus.Poller
 	telemetry *telemetry
+	learned   *learned
 	commands  *commands
 
 	started atomic.Bool // Run or Close has been called
@@ -56,6 +57,9 @@ func Open(cfg *Config, log *slog.Logger) (*Gateway, error) {
 		return nil, fmt.Errorf("edge: open the store: %w", err)
 	}
 	g.store = store
+	if g.learned, err = readLearned(store, log); err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
 	if g.server, err = broker.New(cfg.Broker, store, log); err != nil {
 		return nil, errors.Join(fmt.Errorf("edge: open the broker: %w", err), store.Close())
 	}
@@ -107,6 +111,8 @@ func (g *Gateway) newModbus() error {
 		return err
 	}
 	g.poller = poller
+	poller.Recall(g.learned.all())
+	poller.OnLearned(g.learned.keep)
 	g.commands, err = newCommands(g.cfg, commandsEnvironment{server: g.server, store: g.store, writer: poller, log: g.log})
 	return err
 }

@@ -126,6 +126,9 @@ type UnitConfig struct {
 	// to join two tags into one read. Default 0: some devices refuse or hide
 	// registers between the documented ones.
 	MaxGap int `mapstructure:"max_gap"`
+	// Exact reads each value by itself, for devices that give their values only
+	// at their own addresses. Default false.
+	Exact bool `mapstructure:"exact"`
 	// Payload is json or raw, for package edge. Default json.
 	Payload string `mapstructure:"payload"`
 	// QoS of the published samples, 0 to 2, for package edge. Default 1.

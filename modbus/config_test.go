@@ -81,7 +81,7 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 		{"more than the line carries", func(c *Config) {
 			c.Links[1].RTU.Baud = 1200
 			c.Links[1].Units[0].Tags[0].Type, c.Links[1].Units[0].Tags[0].Count = "string", 100
-		}, "links[1].rtu.baud: 1 reads at 1200 baud take 2.0 times"},
+		}, "links[1].rtu.baud: 1 reads at 1200 baud take 2.0 times the time their intervals give them: read tag a of unit press4 (every 1s) 2.6 times less often, or use a faster line"},
 		{"broadcast", func(c *Config) { c.Links[1].Units[0].Unit = new(0) }, "links[1].units[0].unit: 0 is the broadcast"},
 		{"timeout", func(c *Config) { c.Links[0].Timeout = time.Hour }, link + ".timeout: 1h0m0s is out of range"},
 		{"TLS without TCP", func(c *Config) { c.Links[1].TLS = &TLSConfig{} }, "links[1].tls: only tcp can be secured"},

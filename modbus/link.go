@@ -38,6 +38,7 @@ type link struct {
 	config   *LinkConfig
 	log      *slog.Logger
 	sink     Sink
+	tell     func(LearnedUnit) // nil: nobody wants to know
 	client   *client
 	units    []*unit
 	commands chan *command
@@ -67,6 +68,7 @@ type unit struct {
 	tags   []*tag
 
 	// Owned by run of the link.
+	learned  LearnedUnit
 	blocks   []*block
 	state    State // "" until the first answer or failure
 	since    time.Time
@@ -294,12 +296,15 @@ func (l *link) outcome(ctx context.Context, u *unit, b *block, data []byte, err 
 	}
 	u.answered(now)
 	l.counters.missed.Add(b.advance(now))
+	if b.gone && err != nil {
+		return // there are others in its place
+	}
 	switch {
 	case err == nil:
 		l.deliver(u, b, data, now)
-		u.recovered(b)
+		u.recovered(b, now)
 	case refusal.Code == illegalDataAddress || refusal.Code == illegalDataValue:
-		u.refused(b, err, now)
+		u.refused(b, refusal, now)
 	default:
 		b.err = err
 		l.deliverBad(u, b.tags, err, now)

@@ -40,6 +40,7 @@ type block struct {
 	mute  int           // reads in a row without an answer
 
 	flying bool // its answer is awaited in a flight
+	gone   bool // other blocks have its tags now
 }
 
 // restart makes the block due, and then due again in its phase.
@@ -75,6 +76,8 @@ func newBlock(tags []*tag, origin *block) *block {
 // limits are what a device accepts in one read.
 type limits struct {
 	registers, bits, gap int
+	exact                bool         // a value is read at its own address only
+	learned              *LearnedUnit // nil: nothing
 }
 
 // planBlocks joins tags of the same table and interval into as few reads as the
@@ -105,35 +108,22 @@ func planBlocks(tags []*tag, l limits) []*block {
 	return blocks
 }
 
-// serialLoad returns the share of its time that a serial line is busy with the
-// planned reads, and their number, if all devices answer without delay.
-func serialLoad(cfg *LinkConfig) (load float64, reads int) {
-	line := cfg.line()
-	for _, u := range newLink(cfg, nil).units {
-		for _, b := range u.blocks {
-			// Both frames of a read, each with its silence.
-			answer := rtuReadOverhead + 2*b.count
-			if b.table.bits() {
-				answer = rtuReadOverhead + (b.count+7)/8
-			}
-			busy := time.Duration(8+answer)*line.char + 2*line.silence
-			load += float64(busy) / float64(b.interval)
-			reads++
-		}
-	}
-	return load, reads
-}
-
 // joins reports whether t fits a block that begins with first and ends at end.
 func (l limits) joins(first, t *tag, end int) bool {
 	most := l.registers
 	if first.register.table.bits() {
 		most = l.bits
 	}
-	return t.register.table == first.register.table &&
-		t.config.Interval == first.config.Interval &&
-		t.register.address <= end+l.gap &&
-		max(end, t.register.end())-first.register.address <= most
+	begin, newEnd := first.register.address, max(end, t.register.end())
+	switch {
+	case t.register.table != first.register.table || t.config.Interval != first.config.Interval:
+		return false
+	case l.exact:
+		return t.register.address == begin && t.register.end() == end
+	case l.learned != nil && l.learned.parted(t.register.table, begin, newEnd):
+		return false
+	}
+	return t.register.address <= end+l.gap && newEnd-begin <= most
 }
 
 // bisect splits a block that the device refused in two, at its largest gap or

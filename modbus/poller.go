@@ -143,7 +143,7 @@ func newLink(cfg *LinkConfig, c *client) *link {
 		for k := range u.config.Tags {
 			u.tags = append(u.tags, newTag(&u.config.Tags[k]))
 		}
-		u.blocks = planBlocks(u.tags, limits{u.config.MaxRegisters, u.config.MaxBits, u.config.MaxGap})
+		u.blocks = u.plan()
 		l.units = append(l.units, u)
 	}
 	return l

@@ -43,8 +43,9 @@ func (c *Config) Validate(report func(path, problem string)) {
 // validateLoad refuses what a serial line cannot carry even if every device
 // answered at once. Everything else about the link is valid.
 func (l *LinkConfig) validateLoad(at scope) {
-	if load, reads := serialLoad(l); load > 1 {
-		at.problem(l.serialKey()+".baud", "%d reads at %d baud take %.1f times the time their intervals give them: use longer intervals, fewer tags or a faster line", reads, l.serial().Baud, load)
+	plan := l.Plan()
+	if load := Load(plan); load > 1 {
+		at.problem(l.serialKey()+".baud", "%d reads at %d baud take %.1f times the time their intervals give them: %s, or use a faster line", len(plan), l.serial().Baud, load, relief(plan))
 	}
 }
 
