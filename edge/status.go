@@ -43,13 +43,15 @@ func (g *Gateway) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, fmt.Errorf("edge: status: %w", err)
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	s := Status{
 		Site: g.cfg.Site, Since: g.began, Broker: stats, Tags: g.telemetry.tags(),
-		Links: g.poller.Stats(), Units: g.poller.Units(), Learned: g.learned.all(),
+		Links: g.fieldbus.stats(), Units: g.fieldbus.units(), Learned: g.learned.all(),
 		Samples: g.telemetry.samples.Load(), SamplesRefused: g.telemetry.refused.Load(),
 	}
-	for _, b := range g.bridges {
-		s.Bridges = append(s.Bridges, b.Status())
+	for _, u := range g.uplinks {
+		s.Bridges = append(s.Bridges, u.bridge.Status())
 	}
 	return s, nil
 }

@@ -107,12 +107,23 @@ func TestSamplePayload(t *testing.T) {
 	}
 }
 
+// telemetryOf expects samples from the links of a configuration.
+func telemetryOf(cfg *Config, server publisher, log *slog.Logger) *telemetry {
+	tel := newTelemetry(server, log)
+	var links []*modbus.LinkConfig
+	for i := range cfg.Modbus.Links {
+		links = append(links, &cfg.Modbus.Links[i])
+	}
+	tel.arrange(cfg, links)
+	return tel
+}
+
 // A sample goes to the topic of its template with the QoS and retain flag of
 // its tag.
 func TestTelemetryPublishes(t *testing.T) {
 	cfg := oneUnit(t, "          qos: 0")
 	server := &published{}
-	tel := newTelemetry(cfg, server, slog.New(slog.DiscardHandler))
+	tel := telemetryOf(cfg, server, slog.New(slog.DiscardHandler))
 	link := &cfg.Modbus.Links[0]
 	unit := &link.Units[0]
 	at := time.UnixMilli(1_000_000)
@@ -141,7 +152,7 @@ func TestTelemetryPublishes(t *testing.T) {
 		}
 	}
 	// A stopped gateway knows nothing of its units.
-	tel.stopped(at)
+	tel.stopped(link, at)
 	const stopped = `{"state":"offline","since":"1970-01-01T00:16:40.000Z","error":"the gateway has stopped","counters":{"request":9,"late":2,"exception_2":3,"exception_11":1}}`
 	if got := server.take(); len(got) != 1 || got[0].Topic != want[2].Topic || !got[0].Retain || string(got[0].Payload) != stopped {
 		t.Errorf("at the end: %v, want %s on %s", got, stopped, want[2].Topic)
@@ -160,7 +171,7 @@ func TestTelemetryTellsRefusals(t *testing.T) {
 	cfg := oneUnit(t, "")
 	server := &published{}
 	var log bytes.Buffer
-	tel := newTelemetry(cfg, server, slog.New(slog.NewTextHandler(&log, nil)))
+	tel := telemetryOf(cfg, server, slog.New(slog.NewTextHandler(&log, nil)))
 	link := &cfg.Modbus.Links[0]
 	unit := &link.Units[0]
 	one := []modbus.Sample{{Link: link, Unit: unit, Tag: &unit.Tags[0], Quality: modbus.Good, Value: modbus.IntValue(1)}}
