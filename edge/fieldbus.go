@@ -84,6 +84,16 @@ func (f *fieldbus) Write(ctx context.Context, link, unit, tag string, value any)
 	return modbus.WriteResult{Time: time.Now()}, &modbus.RefusedError{Reason: "there is no link " + link}
 }
 
+// ReadNow is modbus.Poller.ReadNow of the link of that name.
+func (f *fieldbus) ReadNow(link, unit, tag string) error {
+	for _, l := range f.all() {
+		if l.cfg.Name == link {
+			return l.poller.ReadNow(link, unit, tag)
+		}
+	}
+	return &modbus.RefusedError{Reason: "there is no link " + link}
+}
+
 // stats are the counters of all links, in the order of the configuration.
 func (f *fieldbus) stats() []modbus.LinkStats {
 	var all []modbus.LinkStats

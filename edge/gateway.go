@@ -115,7 +115,7 @@ func (g *Gateway) newModbus() error {
 }
 
 func (g *Gateway) newCommands(cfg *Config) (*commands, error) {
-	return newCommands(cfg, commandsEnvironment{server: g.server, store: g.store, writer: g.fieldbus, log: g.log})
+	return newCommands(cfg, commandsEnvironment{server: g.server, store: g.store, writer: g.fieldbus, reader: g.fieldbus, log: g.log})
 }
 
 // Run serves until ctx ends, then drains and stops, which takes DrainTime at

@@ -296,6 +296,9 @@ func (u *unit) replan() {
 		for _, t := range b.tags {
 			was := before[t]
 			b.next = earlier(b.next, was.next)
+			if !was.demanded.IsZero() {
+				b.demanded = was.demanded
+			}
 			if b.err == nil {
 				b.err = was.err
 			}

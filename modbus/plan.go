@@ -30,7 +30,8 @@ type block struct {
 	span
 	tags     []*tag // by address
 	interval time.Duration
-	origin   *block // the planned block this is a fragment of; nil if planned
+	align    time.Duration // to the wall clock; 0: not aligned
+	origin   *block        // the planned block this is a fragment of; nil if planned
 
 	// Owned by the goroutine of the link.
 	phase time.Duration // where in the interval it is read
@@ -39,21 +40,41 @@ type block struct {
 	hole  bool          // the device refuses the address: read rarely
 	mute  int           // reads in a row without an answer
 
+	restarted bool      // it has not been read since restart
+	demanded  time.Time // since when a read on demand is wanted; zero: none is
+
 	flying bool // its answer is awaited in a flight
 	gone   bool // other blocks have its tags now
 }
 
 // restart makes the block due, and then due again in its phase.
-func (b *block) restart(now time.Time) { b.next = now.Add(b.phase - b.interval) }
+func (b *block) restart(now time.Time) {
+	b.next, b.restarted = now.Add(b.phase-b.interval), true
+	if b.align > 0 {
+		b.next = now
+	}
+}
 
-// advance sets the next deadline of a block that was due and returns how many
+// advance sets the next deadline of a block that was read and returns how many
 // deadlines passed meanwhile: they are skipped, not made up for.
-func (b *block) advance(now time.Time) (missed uint64) {
+func (l *link) advance(b *block, now time.Time) (missed uint64) {
+	restarted := b.restarted
+	b.demanded, b.restarted = time.Time{}, false
+	switch {
+	case b.next.After(now):
+		return 0 // it was read on demand
+	case b.align > 0:
+		missed = uint64(now.Sub(b.next) / b.align)
+		b.next = l.aligned(b, now)
+		return missed
+	}
 	b.next = b.next.Add(b.interval)
 	if late := now.Sub(b.next); late >= 0 {
 		n := late/b.interval + 1
 		b.next = b.next.Add(n * b.interval)
-		return uint64(n)
+		if !restarted { // then it was only brought forward
+			return uint64(n)
+		}
 	}
 	return 0
 }
@@ -64,6 +85,7 @@ func newBlock(tags []*tag, origin *block) *block {
 	b := &block{
 		span:     span{table: first.register.table, address: first.register.address},
 		interval: first.config.Interval,
+		align:    first.config.Align,
 		tags:     tags,
 		origin:   origin,
 	}
@@ -88,6 +110,7 @@ func planBlocks(tags []*tag, l limits) []*block {
 		return cmp.Or(
 			cmp.Compare(a.register.table, b.register.table),
 			cmp.Compare(a.config.Interval, b.config.Interval),
+			cmp.Compare(a.config.Align, b.config.Align),
 			cmp.Compare(a.register.address, b.register.address),
 			cmp.Compare(a.register.end(), b.register.end()),
 		)
@@ -116,7 +139,7 @@ func (l limits) joins(first, t *tag, end int) bool {
 	}
 	begin, newEnd := first.register.address, max(end, t.register.end())
 	switch {
-	case t.register.table != first.register.table || t.config.Interval != first.config.Interval:
+	case t.register.table != first.register.table || t.config.Interval != first.config.Interval || t.config.Align != first.config.Align:
 		return false
 	case l.exact:
 		return t.register.address == begin && t.register.end() == end
