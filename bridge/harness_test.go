@@ -270,7 +270,8 @@ type gateway struct {
 	broker *localBroker
 	bridge *Bridge
 	lines  *lines
-	stop   func()
+	halt   func() // ends Run
+	stop   func() // that and the store
 }
 
 func testConfig(address string) Config {
@@ -321,17 +322,25 @@ func (g *gateway) start() {
 	if err := g.bridge.Attach(); err != nil {
 		g.t.Fatal(err)
 	}
+	g.run()
+	g.stop = func() {
+		g.stop = nil
+		g.halt()
+		if err := g.log.Close(); err != nil {
+			g.t.Errorf("close the store: %v", err)
+		}
+	}
+}
+
+// run runs the bridge until halt.
+func (g *gateway) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- g.bridge.Run(ctx) }()
-	g.stop = func() {
-		g.stop = nil
+	g.halt = func() {
 		cancel()
 		if err := <-ended; err != nil {
 			g.t.Errorf("Run: %v", err)
-		}
-		if err := g.log.Close(); err != nil {
-			g.t.Errorf("close the store: %v", err)
 		}
 	}
 }
@@ -560,6 +569,12 @@ func (g *gateway) awaitStatus(what string, ok func(Status) bool) {
 			g.t.Fatalf("waited in vain for %s: %+v", what, g.bridge.Status())
 		}
 	}
+}
+
+// awaitLine waits until text is in the log.
+func (g *gateway) awaitLine(text string) {
+	g.t.Helper()
+	g.awaitStatus("the line "+text, func(Status) bool { return g.lines.count(text) > 0 })
 }
 
 func (g *gateway) awaitEmpty() {

@@ -21,7 +21,8 @@ const (
 // Serve opens a gateway and runs it until ctx ends, as Open and Run do. When its
 // store has failed and the disk can be written again (D4), it opens a new one in
 // its place, as at a start: the store is checked and replayed, and clients, who
-// have to connect anew, send again what was not acknowledged. opened is called
+// have to connect anew, send again what was not acknowledged. What a reload has
+// changed stays in force. opened is called
 // with each gateway before it runs and a context that ends with it; it must not
 // block, and may be nil.
 func Serve(ctx context.Context, cfg *Config, log *slog.Logger, opened func(context.Context, *Gateway)) error {
@@ -40,6 +41,7 @@ func Serve(ctx context.Context, cfg *Config, log *slog.Logger, opened func(conte
 			return err
 		}
 		since := g.failedAt
+		cfg = g.cfg // what the last reload has put in force; nobody changes it any more
 		if g, err = reopen(ctx, cfg, log); g == nil {
 			return err
 		}

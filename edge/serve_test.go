@@ -75,7 +75,7 @@ func TestServeGoesOnWhenTheDiskHasRoomAgain(t *testing.T) {
 			t.Errorf("Serve: %v", err)
 		}
 	})
-	kept := func(g *Gateway) int64 { return g.bridges[0].Status().Backlog.Count }
+	kept := func(g *Gateway) int64 { return g.uplinks[0].bridge.Status().Backlog.Count }
 
 	g := <-lives
 	publishAcknowledged(t, g.Addrs()[0], 10)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,13 +26,14 @@ func (c *Config) Validate(report func(path, problem string)) {
 		}}
 		at.name(names, l.Name, "link")
 		l.validate(at)
-		if l.RTU == nil {
+		port := l.serial()
+		if port == nil {
 			continue
 		}
-		if other, taken := ports[l.RTU.Port]; taken && l.RTU.Port != "" {
-			at.problem("rtu.port", "%s is the port of link %s already: put all its units into one link", l.RTU.Port, other)
+		if other, taken := ports[port.Port]; taken && port.Port != "" {
+			at.problem(l.serialKey()+".port", "%s is the port of link %s already: put all its units into one link", port.Port, other)
 		}
-		ports[l.RTU.Port] = l.Name
+		ports[port.Port] = l.Name
 		if sound {
 			l.validateLoad(at)
 		}
@@ -43,8 +43,9 @@ func (c *Config) Validate(report func(path, problem string)) {
 // validateLoad refuses what a serial line cannot carry even if every device
 // answered at once. Everything else about the link is valid.
 func (l *LinkConfig) validateLoad(at scope) {
-	if load, reads := serialLoad(l); load > 1 {
-		at.problem("rtu.baud", "%d reads at %d baud take %.1f times the time their intervals give them: use longer intervals, fewer tags or a faster line", reads, l.RTU.Baud, load)
+	plan := l.Plan()
+	if load := Load(plan); load > 1 {
+		at.problem(l.serialKey()+".baud", "%d reads at %d baud take %.1f times the time their intervals give them: %s, or use a faster line", len(plan), l.serial().Baud, load, relief(plan))
 	}
 }
 
@@ -100,69 +101,6 @@ func (s scope) atLeast(key string, d, least time.Duration) {
 	}
 }
 
-func (l *LinkConfig) validate(at scope) {
-	transports := 0
-	if l.TCP != "" {
-		transports++
-		at.endpoint("tcp", l.TCP)
-	}
-	if l.RTUOverTCP != "" {
-		transports++
-		at.endpoint("rtu_over_tcp", l.RTUOverTCP)
-	}
-	if l.RTU != nil {
-		transports++
-		l.RTU.validate(scope{at.path + ".rtu", at.report})
-	}
-	if transports != 1 {
-		at.report(at.path, fmt.Sprintf("%d transports given: give exactly one of tcp, rtu and rtu_over_tcp", transports))
-	}
-	if l.Timeout < 10*time.Millisecond || l.Timeout > time.Minute {
-		at.problem("timeout", "%v is out of range: 10ms to 1m", l.Timeout)
-	}
-	if len(l.Units) == 0 {
-		at.problem("units", "missing: a link without units reads nothing")
-	}
-	names := make(map[string]bool)
-	for j := range l.Units {
-		in := scope{fmt.Sprintf("%s.units[%d]", at.path, j), at.report}
-		in.name(names, l.Units[j].Name, "unit")
-		l.Units[j].validate(in, l.TCP == "")
-	}
-}
-
-// endpoint checks host:port; a missing port is no problem.
-func (s scope) endpoint(key, address string) {
-	host, port, err := net.SplitHostPort(withPort(address))
-	if err != nil || host == "" {
-		s.problem(key, "%q is not an address: write host:port, for example 192.0.2.10:502", address)
-		return
-	}
-	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
-		s.problem(key, "%q is not a port: use a number from 1 to 65535", port)
-	}
-}
-
-// withPort adds the registered port of Modbus to an address that has none.
-func withPort(address string) string {
-	if _, _, err := net.SplitHostPort(address); err == nil {
-		return address
-	}
-	return net.JoinHostPort(strings.Trim(address, "[]"), "502")
-}
-
-func (r *SerialConfig) validate(at scope) {
-	if r.Port == "" {
-		at.problem("port", "missing: the device file of the serial port, for example /dev/ttyUSB0")
-	}
-	at.between("baud", r.Baud, 50, 4000000)
-	at.oneOf("parity", r.Parity, "none", "even", "odd")
-	at.between("stop_bits", r.StopBits, 1, 2)
-	if r.DataBits != 8 {
-		at.problem("data_bits", "%d: RTU frames need 8 data bits", r.DataBits)
-	}
-}
-
 func (u *UnitConfig) validate(at scope, serial bool) {
 	switch {
 	case u.Unit == nil:
@@ -173,7 +111,8 @@ func (u *UnitConfig) validate(at scope, serial bool) {
 		// Modbus serial §2.2: nobody answers the broadcast address.
 		at.problem("unit", "0 is the broadcast address of a serial line, no device answers it: use 1 to 255")
 	}
-	at.atLeast("interval", u.Interval, minInterval)
+	at.within("interval", u.Interval, minInterval, maxInterval)
+	at.align(u.Align)
 	at.between("max_registers", u.MaxRegisters, 1, maxRegisters)
 	at.between("max_bits", u.MaxBits, 1, maxBits)
 	at.between("max_gap", u.MaxGap, 0, maxBits)
@@ -190,8 +129,17 @@ func (u *UnitConfig) validate(at scope, serial bool) {
 	}
 }
 
-// minInterval is the shortest interval between two reads of a tag.
-const minInterval = 10 * time.Millisecond
+// Limits of the interval between two reads of a tag.
+const (
+	minInterval = 10 * time.Millisecond
+	maxInterval = 24 * time.Hour
+)
+
+func (s scope) align(align time.Duration) {
+	if align != 0 && (align < time.Second || align > maxInterval || maxInterval%align != 0) {
+		s.problem("align", "%v: use a divisor of 24h from 1s on, such as 15m or 1h", align)
+	}
+}
 
 func (s scope) qos(qos *int) {
 	if qos != nil {
@@ -204,7 +152,11 @@ func (t *TagConfig) validate(at scope, u *UnitConfig) {
 	if most := u.MaxRegisters; !r.table.bits() && r.width > most {
 		at.problem("count", "the value has %d registers, but max_registers of the unit is %d: a value is never read in two parts", r.width, most)
 	}
-	at.atLeast("interval", t.Interval, minInterval)
+	at.within("interval", t.Interval, minInterval, maxInterval)
+	at.align(t.Align)
+	if t.Align > 0 && t.Interval != t.Align {
+		at.problem("align", "interval is %v: give one of them", t.Interval)
+	}
 	at.atLeast("min_interval", t.MinInterval, 0)
 	at.atLeast("max_interval", t.MaxInterval, 0)
 	if t.MaxInterval > 0 && t.MaxInterval < t.MinInterval {

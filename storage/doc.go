@@ -34,6 +34,11 @@
 // acknowledgements, and is never written when they come in time. Anything that
 // needs a commit meanwhile commits everything.
 //
+// A View tells what the log holds, message by message, without touching a cursor:
+// Log.View while it runs, Inspect of files that nobody has open. Inspection.Check
+// verifies every checksum, Repair makes a damaged store whole, Purge empties a
+// queue.
+//
 // # Goroutines
 //
 // The committer (commitLoop) takes whatever waits, writes it as one group,

@@ -24,6 +24,10 @@ type directory struct {
 	// reserved: the reserve file is there. Owned by whoever writes the state.
 	reserved bool
 
+	// readOnly: nothing is changed. What would be is told to intends.
+	readOnly bool
+	intends  func(what string)
+
 	// before is called with the name of each step and the file it is about;
 	// an error fails the step. nil outside tests.
 	before func(step, file string) error
@@ -68,7 +72,7 @@ func (d *directory) openLocked() error {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close() // the error of the lock says more
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return fmt.Errorf("%w: %s", ErrLocked, d.path)
+			return d.lockedBy()
 		}
 		return fmt.Errorf("storage: lock %s: %w", d.path, err)
 	}
@@ -97,6 +101,10 @@ func (d *directory) sync() error {
 
 // rename gives a file its final name, durably.
 func (d *directory) rename(from, to string) error {
+	if d.readOnly {
+		d.intends("rename " + from + " to " + to)
+		return nil
+	}
 	if err := d.step("rename", to); err != nil {
 		return err
 	}
@@ -109,6 +117,10 @@ func (d *directory) rename(from, to string) error {
 // remove unlinks a file; that it is gone already is no error. The name may come
 // back after a power cut: whoever lists the directory must bear that.
 func (d *directory) remove(name string) error {
+	if d.readOnly {
+		d.intends("remove " + name)
+		return nil
+	}
 	if err := d.step("remove", name); err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ const (
 	InboundIDs    Table = 4
 	Statistics    Table = 5
 	Bridges       Table = 6
+	Modbus        Table = 7
 )
 
 // Limits of one record; an Append beyond them is refused with an error.

@@ -314,6 +314,16 @@ func (s *stateFile) each(t Table, fn func(key, value []byte) error) error {
 	})
 }
 
+// count adds the number of rows of each table to rows.
+func (s *stateFile) count(rows map[Table]int) error {
+	return s.db.View(func(tx *bolt.Tx) error {
+		return tx.Bucket(bucketTables).ForEach(func(k, _ []byte) error {
+			rows[Table(k[0])]++
+			return nil
+		})
+	})
+}
+
 func (s *stateFile) close() error { return s.db.Close() }
 
 // oldState is what could be read of the state file of the run before.

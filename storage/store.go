@@ -173,13 +173,8 @@ func open(cfg Config, log *slog.Logger, safe func(Seq, error), dir *directory, t
 	tune.segment = min(tune.segment, max(cfg.MaxSize/8, 1<<20))
 	tune.half = max(min(tune.half, cfg.MaxSize/32/journalPage*journalPage), minJournalHalf)
 	dir.reserve = reserveSize + journalSize(tune.half)
-	l := &Log{
-		cfg: cfg, dir: dir, log: log, safeFn: safe, tune: tune,
-		kick: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: make(chan struct{}),
-		cursors: map[string]*Cursor{}, byID: map[ConsumerID]*Cursor{},
-		rows: map[string]row{}, segments: map[uint32]*segment{},
-		refused: map[string]uint64{}, episodes: map[episodeKey]*episode{},
-	}
+	l := newLog(cfg, log, dir, tune)
+	l.safeFn = safe
 	if err := dir.openLocked(); err != nil {
 		return nil, err
 	}
@@ -189,6 +184,16 @@ func open(cfg Config, log *slog.Logger, safe func(Seq, error), dir *directory, t
 	l.ended.Go(l.commitLoop)
 	l.ended.Go(l.readLoop)
 	return l, nil
+}
+
+func newLog(cfg Config, log *slog.Logger, dir *directory, tune tuning) *Log {
+	return &Log{
+		cfg: cfg, dir: dir, log: log, tune: tune,
+		kick: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: make(chan struct{}),
+		cursors: map[string]*Cursor{}, byID: map[ConsumerID]*Cursor{},
+		rows: map[string]row{}, segments: map[uint32]*segment{},
+		refused: map[string]uint64{}, episodes: map[episodeKey]*episode{},
+	}
 }
 
 // Close commits everything waiting, writes a checkpoint and releases the

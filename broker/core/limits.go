@@ -46,7 +46,14 @@ type Config struct {
 	RetainedMessages int
 	RetainedBytes    int64
 
-	// Authorizer decides who may publish and subscribe; nil allows everything. See [Core.SetAuthorizer].
+	// ServerReference is where 5.0 clients are sent when the core drains: one or several host or host:port, with
+	// spaces between them. Empty: nowhere.
+	ServerReference string
+	// ResponseInformation is the topic below which 5.0 clients that ask are told to have replies sent, with %c for the
+	// client identifier and %u for the username. Empty: they are told nothing.
+	ResponseInformation string
+
+	// Authorizer decides who may publish, subscribe and receive; nil allows everything. See [Core.SetAuthorizer].
 	Authorizer Authorizer
 }
 
@@ -80,15 +87,6 @@ func setDefault[T comparable](field *T, value T) {
 	if *field == zero {
 		*field = value
 	}
-}
-
-// Authorizer decides what an authenticated client may do. user is empty for an anonymous client. It is asked in the
-// loop, so it must not block; topic and filter are valid during the call only.
-type Authorizer interface {
-	// MayPublish is asked once per connection and topic, as long as the topic does not change.
-	MayPublish(clientID, user string, topic []byte) bool
-	// MaySubscribe is asked once per filter of a SUBSCRIBE.
-	MaySubscribe(clientID, user string, filter []byte) bool
 }
 
 const (

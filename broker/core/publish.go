@@ -16,6 +16,8 @@ type publication struct {
 	from   string          // client identifier of the publisher, for no local
 	origin string          // attachment that does not get it
 	route  *route          // if known
+	hash   uint32          // of the topic, for aliases; 0: not known yet
+	chosen []*target       // the members of shared subscriptions that get it
 
 	inbound []byte   // key of the row of its QoS 2 packet identifier, if that is to be durable
 	changes []Change // of a publisher inside the process, in the same record
@@ -55,7 +57,7 @@ func (conn *Conn) onPublish(f packet.Frame) error {
 		}
 		return nil
 	}
-	if p.QoS == 2 {
+	if p.QoS == 2 { // identifiers of QoS 1 are new every time [MQTT-4.3.2-5]
 		if _, known := conn.session.inbound[p.PacketID]; known {
 			// Not again: the client repeats what it has no PUBREC for [MQTT-4.3.3-10]. The record of the first one is
 			// durable: this PUBREC leaves after its own, or in a connection whose CONNACK has waited for a later record.
@@ -66,7 +68,7 @@ func (conn *Conn) onPublish(f packet.Frame) error {
 	if conn.unacked++; conn.version == packet.V5 && conn.unacked > int(c.cfg.ReceiveMaximum) {
 		return &packet.Error{Reason: packet.ReasonReceiveMaximumExceeded, Statement: "MQTT-3.3.4-7", Detail: "more unacknowledged messages than the receive maximum"}
 	}
-	conn.take(pub, verdict)
+	conn.take(pub, verdict) // [MQTT-3.3.4-1]
 	return nil
 }
 
@@ -131,7 +133,7 @@ func (s *session) receive(id uint16) {
 	s.inbound[id] = struct{}{}
 }
 
-// onPubrel ends a QoS 2 exchange with the client. Once PUBCOMP has left the identifier may be used for another
+// onPubrel ends a QoS 2 exchange with the client, whatever has become of the message [MQTT-4.3.3-13]. Once PUBCOMP has left the identifier may be used for another
 // message, so a durable one must be off the disk first: after a crash we would take that message for a repetition.
 func (conn *Conn) onPubrel(a *packet.Ack) {
 	c, s := conn.core, conn.session
@@ -150,7 +152,7 @@ func (conn *Conn) onPubrel(a *packet.Ack) {
 		}
 		reply.seq = seq
 	}
-	delete(s.inbound, a.PacketID)
+	delete(s.inbound, a.PacketID) // [MQTT-4.3.3-12]
 	conn.answer(reply)
 }
 
@@ -218,12 +220,15 @@ func reasonOf(err error) packet.Reason {
 	return packet.ReasonImplementationSpecificError
 }
 
-// publish is the only way in. Whatever must be durable is appended as one record before anybody gets the message, so
+// publish is the only way in, one message after the other [MQTT-4.6.0-5] [MQTT-4.6.0-6]. Whatever must be durable is appended as one record before anybody gets the message, so
 // that a refusal is one for all. seq is what the acknowledgement waits for; 0: nothing.
 func (c *Core) publish(pub *publication) (seq uint64, err error) {
 	p := pub.p
 	if pub.route == nil {
 		pub.route = c.router.find(p.Topic)
+	}
+	if len(pub.route.shared) > 0 {
+		c.choose(pub)
 	}
 	p.Dup = false // [MQTT-3.3.1-3]
 	c.encodedOf = nil
@@ -268,24 +273,19 @@ func (c *Core) store(pub *publication) (seq uint64, err error) {
 	return seq, nil
 }
 
-// addDeliveries lists the durable consumers.
+// addDeliveries lists the durable consumers [MQTT-4.5.0-1].
 func (c *Core) addDeliveries(r *Record, pub *publication) {
 	p := pub.p
 	if p.QoS > 0 {
 		for i := range pub.route.queued {
-			t := pub.route.queued[i].of(pub)
-			qos := min(p.QoS, t.qos) // [MQTT-3.8.4-8]
-			if t.nothing || qos == 0 {
-				continue
+			if t := pub.route.queued[i].of(pub); !t.nothing {
+				r.add(t, p)
 			}
-			d := Delivery{Consumer: t.session.queue.ID(), Options: qos, Hold: qos == 2}
-			if p.Retain && t.retainAsPublished {
-				d.Options |= OptionRetain // [MQTT-3.3.1-13]
+		}
+		for _, t := range pub.chosen {
+			if t.session.queue != nil {
+				r.add(t, p)
 			}
-			if len(t.ids) > 0 {
-				d.Extra = appendIDs(nil, t.ids)
-			}
-			r.Deliveries = append(r.Deliveries, d)
 		}
 	}
 	for i := range pub.route.attached {
@@ -300,6 +300,22 @@ func (c *Core) addDeliveries(r *Record, pub *publication) {
 		}
 		r.Deliveries = append(r.Deliveries, d)
 	}
+}
+
+// add lists a session with a queue.
+func (r *Record) add(t *target, p *packet.Publish) {
+	qos := min(p.QoS, t.qos) // [MQTT-3.8.4-8] [MQTT-4.8.2-3]
+	if qos == 0 {
+		return
+	}
+	d := Delivery{Consumer: t.session.queue.ID(), Options: qos, Hold: qos == 2}
+	if p.Retain && t.retainAsPublished {
+		d.Options |= OptionRetain // [MQTT-3.3.1-13]
+	}
+	if len(t.ids) > 0 {
+		d.Extra = appendIDs(nil, t.ids)
+	}
+	r.Deliveries = append(r.Deliveries, d)
 }
 
 // addRetained decides whether the message is to be retained [MQTT-3.3.1-5] [MQTT-3.3.1-8], and makes its row part of

@@ -22,9 +22,11 @@ import (
 //	A> PACKET          client A sends it; the first line of a client opens its connection. The form is that of
 //	                   brokertest.Parse
 //	A< PACKET          the next packet that A gets, in the form of brokertest.Format
+//	A why TEXT         the reason string of the last packet that A got; "A why" for none
 //	A closed           A has got nothing more and is to be closed
 //	A lost             the network of A fails; A may open a new connection afterwards
 //	A stalls, A reads  A's transport takes nothing more, takes everything again
+//	                   an authentication method is "test", see answerAuth
 //	A login ok|0xNN    the answer to a login that was put off with "logins wait"
 //	tick DURATION      time passes
 //	durable            everything the log has so far is on stable storage (the notifications of queues included)
@@ -55,7 +57,12 @@ func TestTranscripts(t *testing.T) {
 		for _, section := range strings.Split("\n"+string(b), "\n== ")[1:] {
 			name, text, _ := strings.Cut(section, "\n")
 			t.Run(strings.TrimSuffix(filepath.Base(file), ".txt")+"/"+name, func(t *testing.T) {
-				newTranscript(t).run(text)
+				// Where a stream is cut must make no difference.
+				for _, cut := range []int{1, 3, 1 << 20} {
+					tr := newTranscript(t)
+					tr.cut = cut
+					tr.run(text)
+				}
 			})
 		}
 	}
@@ -72,6 +79,7 @@ type transcript struct {
 	manual  bool
 	waiting bool // logins wait
 	denied  []string
+	cut     int // clients send their packets in pieces of so many bytes
 	clients map[string]*client
 	live    map[string][]string
 	done    error
@@ -85,6 +93,7 @@ type client struct {
 	version packet.Version
 	in      []byte // sent to the core and not consumed
 	out     []byte // got from the core and not looked at
+	why     string // the reason string of the last packet
 	stalled bool
 	lost    bool
 }
@@ -165,6 +174,10 @@ func (tr *transcript) setUp(words []string, rest string) bool {
 	switch words[0] {
 	case "config":
 		field, value, _ := strings.Cut(rest, "=")
+		if f := reflect.ValueOf(&tr.cfg).Elem().FieldByName(field); f.Kind() == reflect.String {
+			f.SetString(value)
+			return true
+		}
 		n, err := strconv.ParseInt(value, 0, 64)
 		if err != nil {
 			tr.fatalf("%v", err)
@@ -206,6 +219,10 @@ func (tr *transcript) clientStep(name string, words []string) {
 			tr.fatalf("%s was sent %q", name, rest)
 		}
 		delete(tr.clients, name)
+	case "why":
+		if want := strings.Join(words[1:], " "); c.why != want {
+			tr.fatalf("got %q", c.why)
+		}
 	case "stalls":
 		c.stalled = true
 	case "reads":
@@ -291,9 +308,8 @@ func (tr *transcript) send(name, line string) {
 	if c.version == 0 && v != 0 {
 		c.version = v
 	}
-	// In pieces: where a stream is cut must make no difference.
-	for cut := range slices.Chunk(b, 3) {
-		c.in = append(c.in, cut...)
+	for piece := range slices.Chunk(b, tr.cut) {
+		c.in = append(c.in, piece...)
 		tr.feed(c)
 	}
 }
@@ -365,18 +381,22 @@ func (tr *transcript) packets(c *client) []string {
 
 func (tr *transcript) next(c *client) string {
 	v := c.version
+	if v == 0 {
+		v = c.conn.Version() // what was sent as bytes
+	}
 	f, n, err := packet.Next(c.out, max(v, packet.V31), 0)
 	if err != nil || n == 0 {
 		tr.fatalf("not a packet: % x: %v", c.out, err)
 	}
 	c.out = c.out[n:]
-	if c.version == 0 {
+	if v == 0 {
 		return fmt.Sprintf("hex % x", f.Whole)
 	}
 	line, err := brokertest.Format(f, v, true)
 	if err != nil {
 		tr.fatalf("% x: %v", f.Whole, err)
 	}
+	c.why = brokertest.Why(f, v)
 	return line
 }
 
@@ -485,12 +505,19 @@ func (tr *transcript) Login(conn *core.Conn, username string, hasUsername bool, 
 	}
 	tr.core.LoginResult(conn, true, 0)
 }
+func (tr *transcript) Authenticate(conn *core.Conn, step core.AuthStep) {
+	tr.core.AuthResult(conn, answerAuth(step))
+}
 func (tr *transcript) Connected(*core.Conn)                           {}
 func (tr *transcript) Disconnected(*core.Conn, packet.Reason, string) {}
 func (tr *transcript) Refused(*core.Conn, packet.Reason, string)      {}
 func (tr *transcript) MayPublish(_, _ string, topic []byte) bool {
 	return !slices.Contains(tr.denied, string(topic))
 }
-func (tr *transcript) MaySubscribe(client, user string, f []byte) bool {
-	return tr.MayPublish(client, user, f)
+func (tr *transcript) MaySubscribe(client, user string, f []byte) core.Access {
+	if !tr.MayPublish(client, user, f) {
+		return core.AccessNone
+	}
+	return core.AccessAll
 }
+func (tr *transcript) MayReceive(_, _ string, _ []byte) bool { return true }
