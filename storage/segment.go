@@ -209,9 +209,17 @@ func indexOf(frames []byte) ([]share, error) {
 
 // openSealed opens a segment for reading. Nothing in it is trusted: use it
 // inside guard only.
-func openSealed(dir *directory, id uint32) (*bolt.DB, error) {
+func openSealed(dir *directory, id uint32) (*bolt.DB, error) { return openSegment(dir, id, 0) }
+
+// openWhole is openSealed for a segment that is going to be read to its end:
+// without MAP_POPULATE each page would cost a fault.
+func openWhole(dir *directory, id uint32) (*bolt.DB, error) {
+	return openSegment(dir, id, unix.MAP_POPULATE)
+}
+
+func openSegment(dir *directory, id uint32, mmapFlags int) (*bolt.DB, error) {
 	name := segmentName(id)
-	db, err := openReadOnly(dir, name)
+	db, err := openReadOnly(dir, name, mmapFlags)
 	if err != nil {
 		return nil, err
 	}
@@ -228,7 +236,18 @@ func openSealed(dir *directory, id uint32) (*bolt.DB, error) {
 	return db, nil
 }
 
-func openReadOnly(dir *directory, name string) (*bolt.DB, error) {
+// readAhead has the kernel read a file that is going to be opened. A refusal
+// costs only speed.
+func (d *directory) readAhead(name string) {
+	f, err := os.Open(d.file(name))
+	if err != nil {
+		return
+	}
+	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_WILLNEED)
+	_ = f.Close() // nothing was written
+}
+
+func openReadOnly(dir *directory, name string, mmapFlags int) (*bolt.DB, error) {
 	if err := dir.step("open", name); err != nil {
 		return nil, err
 	}
@@ -236,6 +255,7 @@ func openReadOnly(dir *directory, name string) (*bolt.DB, error) {
 		ReadOnly:     true,
 		Timeout:      lockTimeout,
 		NoStatistics: true,
+		MmapFlags:    mmapFlags,
 		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
 			f, err := os.OpenFile(filepath.Clean(name), flag, mode)
 			if err == nil {

@@ -346,7 +346,7 @@ func readState(dir *directory) (*oldState, error) {
 	}
 	s.found = true
 	err := guard(func() error {
-		db, err := openReadOnly(dir, stateName)
+		db, err := openReadOnly(dir, stateName, 0)
 		if err != nil {
 			return err
 		}
