@@ -42,7 +42,7 @@ func TestPublishReachesSubscriber(t *testing.T) {
 	}
 }
 
-// The loop must put packets together however the network has cut them.
+// The loop must put packets together however the network has cut them. [MQTT-4.2-1]
 func TestPacketsInPieces(t *testing.T) {
 	g := start(t, anyPort())
 	sub := g.client(packet.V5, "sub")

@@ -81,7 +81,7 @@ func listen(cfg ListenerConfig) (*listener, error) {
 	if path, ok := cfg.unixPath(); ok {
 		l, file, err = listenUnix(path)
 	} else {
-		l, err = net.Listen("tcp", cfg.Address)
+		l, err = net.Listen("tcp", cfg.Address) // [MQTT-4.2-1]
 	}
 	if err != nil {
 		return nil, fmt.Errorf("broker: listen on %s: %w", cfg.Address, bindCause(err))

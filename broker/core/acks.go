@@ -112,7 +112,7 @@ func (conn *Conn) sendAnswer(a *ack) {
 }
 
 // refuse ends the connection without another answer, once the earlier ones have left. It is how a 3.x client learns
-// that its message was not taken.
+// that its message was not taken, 3.1.1 [MQTT-4.8.0-2].
 func (conn *Conn) refuse(reason packet.Reason) {
 	conn.ending = true
 	conn.answer(ack{reason: reason})

@@ -99,7 +99,7 @@ func (c *Core) Accept(info ConnInfo) *Conn {
 // consumed. It stops early when conn becomes [Conn.Paused].
 func (c *Core) Receive(conn *Conn, b []byte) (consumed int) {
 	for !conn.over && !conn.Paused() {
-		f, n, err := packet.Next(b[consumed:], conn.version, c.cfg.PacketSize)
+		f, n, err := packet.Next(b[consumed:], conn.version, c.cfg.PacketSize) // [MQTT-3.2.2-15]
 		if err != nil {
 			conn.fail(err)
 			break
@@ -125,7 +125,7 @@ func (c *Core) Receive(conn *Conn, b []byte) (consumed int) {
 		}
 	}
 	if conn.over {
-		return len(b)
+		return len(b) // nothing behind a refusal is looked at [MQTT-3.1.4-6]
 	}
 	return consumed
 }
@@ -190,7 +190,7 @@ func (conn *Conn) onPacket(f packet.Frame) error {
 	return &packet.Error{Reason: packet.ReasonMalformedPacket, Detail: "reserved packet type"}
 }
 
-// fail ends the connection because of an error in what the client sent [MQTT-4.8.0-1] [MQTT-4.13.1-1].
+// fail ends the connection because of an error in what the client sent [MQTT-4.13.1-1].
 func (conn *Conn) fail(err error) {
 	reason, why := whyOf(err)
 	if conn.established {
@@ -222,7 +222,8 @@ func (c *Core) Disconnect(conn *Conn, reason packet.Reason, why string) {
 	conn.reject(reason, why)
 }
 
-// end makes the connection over: nothing is taken from it and nothing new is sent to it.
+// end makes the connection over: nothing is taken from it, nothing new is sent to it [MQTT-3.14.4-1], and the transport
+// closes it [MQTT-3.14.4-2].
 func (conn *Conn) end(reason packet.Reason, why string) {
 	if conn.over {
 		return

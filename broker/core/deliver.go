@@ -235,7 +235,7 @@ func awaiting(qos byte) flight {
 	return awaitAck
 }
 
-// firstByte is that of a PUBLISH that is no repetition [MQTT-3.3.1-2].
+// firstByte is that of a PUBLISH that is no repetition [MQTT-3.3.1-2] [MQTT-4.3.1-1] [MQTT-4.3.2-2] [MQTT-4.3.3-2].
 func firstByte(qos byte, retain bool) byte {
 	first := byte(packet.PUBLISH)<<4 | qos<<1
 	if retain {
@@ -265,7 +265,7 @@ func (c *Core) sendInMemory(s *session, m stored) {
 func (s *session) sendNext(c *Core, m *stored) bool {
 	conn := s.conn
 	if s.flights.count >= conn.inflight {
-		return false // [MQTT-3.3.4-9]; an acknowledgement goes on
+		return false // [MQTT-3.3.4-9]; an acknowledgement goes on, other packets do not wait [MQTT-3.3.4-10] [MQTT-4.9.0-3]
 	}
 	if conn.overBound() {
 		s.blocked = true

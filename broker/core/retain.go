@@ -384,8 +384,8 @@ func (c *Core) matches(s *session, sub *subscription, r *retained) bool {
 	return true
 }
 
-// retainedMessage is r as a new subscription gets it: with the retain flag, whatever its options say (3.1.1
-// [MQTT-3.3.1-8]).
+// retainedMessage is r as a new subscription gets it: with the retain flag, whatever its options say,
+// 3.1.1 [MQTT-3.3.1-8].
 func (c *Core) retainedMessage(r *retained, sub *subscription) stored {
 	m := stored{body: r.body, time: r.time, options: min(r.qos, sub.qos) | OptionRetain, access: c.accessChanges}
 	if sub.id != 0 {

@@ -199,7 +199,7 @@ type attachedTarget struct {
 // empty reports that nobody gets the topic.
 func (r *route) empty() bool { return r.size() == 0 }
 
-// find returns the route of a topic.
+// find returns the route of a topic: the subscriptions whose filter matches it, and no other [MQTT-3.3.2-3].
 func (r *router) find(topic []byte) *route {
 	found := r.cache[string(topic)]
 	if found != nil && found.generation == r.generation {

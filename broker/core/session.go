@@ -53,7 +53,7 @@ func (c *Core) enter(conn *Conn, p *packet.Connect, expiry uint32) (s *session, 
 		// [MQTT-3.1.4-3]. A session that ends with its connection is gone after this.
 		old.conn.close(packet.ReasonSessionTakenOver, "session taken over")
 	}
-	s = c.sessions[conn.clientID]
+	s = c.sessions[conn.clientID] // [MQTT-3.1.3-2]
 	if s != nil && s.queue == nil {
 		// Only the will of a session that a restart has ended: its client is back in time.
 		s.will = nil
@@ -76,7 +76,7 @@ func (c *Core) enter(conn *Conn, p *packet.Connect, expiry uint32) (s *session, 
 	s.expiry = expiry
 	s.quiet = conn.quiet
 	if p.HasWill {
-		s.will = newWill(p)
+		s.will = newWill(p) // [MQTT-3.1.2-7]
 	}
 	if s.queue == nil && s.will == nil {
 		return s, present, ""
@@ -155,7 +155,8 @@ func (s *session) end() time.Duration {
 	return s.left + time.Duration(s.expiry)*time.Second
 }
 
-// remove ends a session: its will is published now if it has not been, its subscriptions, messages and rows go.
+// remove ends a session: its will is published now if it has not been, its subscriptions, messages and rows go. Retained
+// messages are no part of it, 3.1.1 [MQTT-3.1.2-7].
 func (c *Core) remove(s *session) {
 	if c.sessions[s.clientID] != s {
 		return
@@ -207,10 +208,10 @@ func (c *Core) expire() {
 	c.nextDue = never
 	for _, s := range c.sessions {
 		if s.conn != nil {
-			continue
+			continue // [MQTT-4.1.0-1]
 		}
 		if s.end() <= c.clock {
-			c.remove(s)
+			c.remove(s) // [MQTT-4.1.0-2]
 			continue
 		}
 		if s.will != nil && s.willDue <= c.clock {

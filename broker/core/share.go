@@ -77,7 +77,9 @@ func (r *route) share(n *node, hash bool) {
 }
 
 // choose picks one member of every shared subscription that the message goes to, before anything is stored: a record
-// names its consumers. A session may be chosen several times, and gets what it has subscribed to by itself besides.
+// names its consumers. A session may be chosen several times, and gets what it has subscribed to by itself besides, each
+// with the identifier of its subscription [MQTT-3.3.4-5]. From now on the message is that session's: it completes it
+// [MQTT-4.8.2-4], nobody else gets it when the session ends [MQTT-4.8.2-5] or its client refuses it [MQTT-4.8.2-6].
 func (c *Core) choose(pub *publication) {
 	c.chosen = c.chosen[:0]
 	for _, sh := range pub.route.shared {
