@@ -153,6 +153,7 @@ func (s *Server) bind(logger *slog.Logger) error {
 // restore makes the core and the loop around it.
 func (s *Server) restore(users *userFile, access *accessFile, logger *slog.Logger) error {
 	cfg := s.cfg.Limits.core()
+	cfg.MaxAckDelay = s.store.MaxAckDelay()
 	cfg.ServerReference, cfg.ResponseInformation = s.cfg.ServerReference, s.cfg.ResponseInformation
 	if access != nil {
 		cfg.Authorizer = access

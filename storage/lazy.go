@@ -18,6 +18,9 @@ type lazyState struct {
 	head  int         // records before it are safe
 }
 
+// MaxAckDelay returns the one of Config. It is constant.
+func (l *Log) MaxAckDelay() time.Duration { return l.cfg.MaxAckDelay }
+
 // note describes the record with the Seq given out last.
 func (z *lazyState) note(l *Log, need int32) {
 	if l.cfg.MaxAckDelay > 0 {
