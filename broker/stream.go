@@ -17,8 +17,11 @@ import (
 type stream struct {
 	conn    *core.Conn // nil once the core has been told that it is lost
 	carrier carrier
-	peer    netip.AddrPort // not valid on a Unix socket
-	hash    *passwordHash  // that the client's password fitted; nil: it logged in without
+	// listener is the one it came through, and counted the address that it counts for; not valid: for none.
+	listener *listener
+	counted  netip.Addr
+	peer     netip.AddrPort // not valid on a Unix socket
+	hash     *passwordHash  // that the client's password fitted; nil: it logged in without
 
 	// kept are the bytes that the core has left: the beginning of a packet, or, when held, whole packets of a
 	// connection that is paused. An idle connection keeps nothing.

@@ -147,7 +147,7 @@ func brokerReport(st broker.Stats, listeners []string) BrokerReport {
 		MessagesReceived: st.Received, MessagesSent: st.Sent, MessagesRefused: st.Refused,
 		MessagesDropped: map[string]uint64{
 			"slow": st.DroppedSlow, "too-large": st.DroppedTooLarge, "expired": st.DroppedExpired,
-			"full": st.DroppedFull, "will": st.DroppedWills, "retained": st.DroppedRetained,
+			"full": st.DroppedFull, "denied": st.DroppedDenied, "will": st.DroppedWills, "retained": st.DroppedRetained,
 		},
 		PacketsReceived: st.PacketsReceived, PacketsSent: st.PacketsSent,
 		BytesReceived: st.BytesReceived, BytesSent: st.BytesSent,

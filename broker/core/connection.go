@@ -42,6 +42,7 @@ type Conn struct {
 	seen        time.Duration   // when the client was last heard of
 
 	out     output
+	pace    pace
 	acks    ackQueue
 	unacked int      // QoS 1 and 2 messages from the client that it has no final answer for
 	aliases [][]byte // topic of alias i+1; nil: not set
@@ -73,14 +74,14 @@ func (conn *Conn) Closing() bool { return conn.over }
 
 // Paused reports that the core takes nothing from this connection for now: its login is being decided, its CONNACK waits
 // for the disk, too many of its acknowledgements do, its messages went to so many that others have their turn first,
-// or the core is draining. The loop need not read it. The end of
+// it has sent more than its rate allows, or the core is draining. The loop need not read it. The end of
 // the pause shows as a call in [Core.Flush]; the bytes that Receive has left are then given to it again.
 func (conn *Conn) Paused() bool {
 	if conn.over {
 		return false
 	}
 	return conn.deciding() || conn.session != nil && !conn.established ||
-		conn.ending || conn.resting || conn.core.draining || conn.acks.len() >= maxWaitingAcks
+		conn.ending || conn.resting || conn.pace.slowed || conn.core.draining || conn.acks.len() >= maxWaitingAcks
 }
 
 // Accept makes a connection of a transport that has just been opened.
@@ -111,6 +112,9 @@ func (c *Core) Receive(conn *Conn, b []byte) (consumed int) {
 		conn.seen = c.clock
 		if err := conn.onPacket(f); err != nil {
 			conn.fail(err)
+		}
+		if conn.Paced() {
+			conn.spend(f)
 		}
 		if c.delivered >= roundDeliveries && !conn.over {
 			conn.resting = true

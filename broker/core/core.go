@@ -17,11 +17,12 @@ type Core struct {
 	startWall int64 // Unix ms
 
 	// Time, as Tick told it.
-	clock     time.Duration // since start
-	wall      int64         // Unix ms
-	nextSweep time.Duration
-	nextSave  time.Duration
-	nextDue   time.Duration // no session has anything to do before
+	clock      time.Duration // since start
+	wall       int64         // Unix ms
+	nextSweep  time.Duration
+	nextSave   time.Duration
+	nextSlowed time.Duration // nobody in slowed may go on before
+	nextDue    time.Duration // no session has anything to do before
 
 	// State.
 	conns         []*Conn
@@ -50,6 +51,7 @@ type Core struct {
 	pulls, sparePulls     []*session
 	condemned             []condemned
 	resting               []*Conn // have used up the round
+	slowed                []*Conn // have used up more than their rate allows
 	delivered             int     // deliveries in this round
 	flushDue              bool
 	workLeft              bool
@@ -95,11 +97,14 @@ type Events interface {
 	Refused(conn *Conn, reason packet.Reason, why string)
 }
 
-// ConnInfo is what the transport knows about a connection. The core hands it on, and reads User.
+// ConnInfo is what the transport knows about a connection. The core hands it on, and reads User and the rates.
 type ConnInfo struct {
-	Remote    string // address and port
-	Listener  string
-	Anonymous bool // the listener accepts clients without a username
+	Remote   string // address and port
+	Listener string
+	// MessageRate and ByteRate are how many packets and bytes of them the client may send in a second; 0: any.
+	MessageRate int
+	ByteRate    int64
+	Anonymous   bool // the listener accepts clients without a username
 	// User is who the client is, as the transport has found out: its username, whatever it says itself. Empty: the
 	// transport does not know.
 	User string
@@ -141,7 +146,7 @@ func New(cfg Config, log Log, events Events, now time.Time) *Core {
 	cfg.SetDefaults()
 	c := &Core{
 		cfg: cfg, log: log, events: events, start: now, startWall: now.UnixMilli(), wall: now.UnixMilli(),
-		nextSave: saveInterval, nextDue: never, accessChanges: 1, accessSeq: math.MaxUint64,
+		nextSave: saveInterval, nextDue: never, nextSlowed: never, accessChanges: 1, accessSeq: math.MaxUint64,
 		sessions: map[string]*session{}, queues: map[uint32]*session{}, attachments: map[string]*attachment{},
 	}
 	c.router.maySee = c.maySee
@@ -153,6 +158,7 @@ func (c *Core) Tick(now time.Time) {
 	c.clock = max(c.clock, now.Sub(c.start))
 	c.wall = now.UnixMilli()
 	c.rest()
+	c.hasten()
 	if c.clock >= c.nextSweep {
 		c.nextSweep = c.clock + time.Second
 		c.sweepConnections()
@@ -283,6 +289,8 @@ type Stats struct {
 	PacketsReceived, PacketsSent uint64 // of every type, from and to clients
 	Received, Sent               uint64 // PUBLISH packets from and to clients
 	Refused                      uint64 // PUBLISH packets refused: full, not authorised, invalid topic
+
+	Slowed uint64 // how often a client was not read for a while, because it had sent too much
 
 	// Messages for live clients that were dropped, by cause. What the log drops it counts itself.
 	DroppedSlow     uint64 // QoS 0, the reader was too slow

@@ -63,7 +63,7 @@ func (s *session) pullQueue() bool {
 	}
 	if !s.hasHeld {
 		if s.held, s.hasHeld = s.queue.Next(); !s.hasHeld {
-			s.keepsUp(true)
+			s.keepsUp(!s.prompt.late)
 			return false
 		}
 	}
@@ -96,12 +96,15 @@ func (s *session) pullQueue() bool {
 	} else {
 		s.sent = max(s.sent, e.N)
 		s.transmitted = max(s.transmitted, e.N)
+		if qos == 1 {
+			s.prompt.onSent(c, e.N)
+		}
 	}
 	s.held, s.hasHeld = Entry{}, false
 	return true
 }
 
-// keepsUp tells the queue, once for each change, whether the client has been sent all there is: then its
+// keepsUp tells the queue, once for each change, whether the client has been sent all there is and is prompt: then its
 // acknowledgements may come sooner than the disk.
 func (s *session) keepsUp(yes bool) {
 	if s.queue != nil && s.live != yes {
@@ -116,6 +119,7 @@ func (s *session) keepsUp(yes bool) {
 // CONNACK, which has just left, has waited for a later record.
 func (s *session) resume() {
 	s.flights.reset()
+	s.prompt.forget()
 	s.held, s.hasHeld = Entry{}, false
 	s.queue.Rewind()
 	for _, n := range s.queue.Released() {
@@ -183,6 +187,7 @@ func (conn *Conn) onPubcomp(a *packet.Ack) error {
 func (s *session) landed(c *Core, n uint64) {
 	s.flights.land(n)
 	if s.queue != nil {
+		s.prompt.onLanded(c, n)
 		s.queue.Ack(n)
 	}
 	c.wantPull(s)

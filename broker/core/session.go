@@ -39,6 +39,7 @@ type session struct {
 	backlog     backlog
 	blocked     bool // output was full; Wrote goes on
 	live        bool // what the queue has been told, see keepsUp
+	prompt      promptness
 	pulling     bool // in Core.pulls
 	resumes     bool // the session was there before the connection
 
