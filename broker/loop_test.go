@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"forebay/broker/core"
 	"forebay/broker/packet"
 )
 
@@ -453,7 +454,8 @@ func (brittle) MayPublish(_, _ string, topic []byte) bool {
 	return true
 }
 
-func (brittle) MaySubscribe(_, _ string, _ []byte) bool { return true }
+func (brittle) MaySubscribe(_, _ string, _ []byte) core.Access { return core.AccessAll }
+func (brittle) MayReceive(_, _ string, _ []byte) bool          { return true }
 
 func TestPanicInOnePacketClosesItsSender(t *testing.T) {
 	g := open(t, t.TempDir(), anyPort())

@@ -1,6 +1,10 @@
 package core
 
-import "forebay/broker/packet"
+import (
+	"math"
+
+	"forebay/broker/packet"
+)
 
 // ack is one answer that must not overtake those before it, nor the disk: PUBACK, PUBREC, PUBREL, PUBCOMP, SUBACK,
 // UNSUBACK, CONNACK, or (kind 0) the end of the connection.
@@ -193,5 +197,13 @@ func (c *Core) append(r *Record) (uint64, error) {
 	if c.failed != nil {
 		return 0, c.failed
 	}
-	return c.log.Append(r)
+	seq, err := c.log.Append(r)
+	if err != nil {
+		return 0, err
+	}
+	if c.accessSeq == math.MaxUint64 {
+		c.accessSeq = seq - 1 // what was there before this run was routed under rules that nobody knows
+	}
+	c.appended = seq
+	return seq, nil
 }

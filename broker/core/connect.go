@@ -29,6 +29,9 @@ func (conn *Conn) onConnect(f packet.Frame) error {
 	if p.HasUsername {
 		conn.username = string(p.Username)
 	}
+	if conn.info.User != "" {
+		conn.username = conn.info.User
+	}
 	conn.bridge = p.Bridge
 	if reason, why := conn.checkConnect(p); reason != packet.ReasonSuccess {
 		conn.reject(reason, why)

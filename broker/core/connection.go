@@ -62,6 +62,9 @@ func (conn *Conn) ClientID() string { return conn.clientID }
 // Username returns the username of CONNECT, empty if there was none.
 func (conn *Conn) Username() string { return conn.username }
 
+// ForgetUsername makes the client an anonymous one: nobody has checked the username that it gave. For Events.Login.
+func (conn *Conn) ForgetUsername() { conn.username = "" }
+
 // Version returns the protocol version, 0 before CONNECT.
 func (conn *Conn) Version() packet.Version { return conn.version }
 
@@ -209,6 +212,15 @@ func (conn *Conn) close(reason packet.Reason, why string) {
 		conn.tellDisconnect(reason, why)
 	}
 	conn.end(reason, why)
+}
+
+// Disconnect ends a connection for a reason of its owner's: with DISCONNECT where the client can be told.
+func (c *Core) Disconnect(conn *Conn, reason packet.Reason, why string) {
+	if conn.established {
+		conn.close(reason, why)
+		return
+	}
+	conn.reject(reason, why)
 }
 
 // end makes the connection over: nothing is taken from it, nothing new is sent to it [MQTT-3.14.4-1], and the transport

@@ -90,6 +90,7 @@ type stored struct {
 	body    []byte // as Record.Message
 	time    int64  // arrival, Unix ms
 	options byte
+	access  uint32 // Core.accessChanges when it was known that the client may have it; 0: it is not known
 	ids     []uint32
 }
 
@@ -250,7 +251,7 @@ func (c *Core) share(pub *publication, options byte, ids []uint32) stored {
 	if c.shared == nil {
 		c.shared = append([]byte(nil), c.encode(pub)...)
 	}
-	return stored{body: c.shared, time: c.wall, options: options, ids: ids}
+	return stored{body: c.shared, time: c.wall, options: options, access: c.accessChanges, ids: ids}
 }
 
 // sendInMemory sends a message with QoS 1 or 2 to a session in memory, or queues it.
@@ -323,6 +324,7 @@ const (
 var (
 	errExpired  = errors.New("expired")
 	errTooLarge = errors.New("too-large")
+	errDenied   = errors.New("denied")
 )
 
 // sendStored decodes a stored message and sends it as this connection and its session get it: version, QoS, retain
@@ -333,6 +335,11 @@ func (conn *Conn) sendStored(m *stored, id uint16, state sending) error {
 	p := &c.storedOut
 	if err := decodeMessage(p, m.body); err != nil {
 		panic("BUG: core: a stored message cannot be read: " + err.Error())
+	}
+	// One with QoS 2 that the client may have in part has to be finished.
+	if !conn.maySend(m, p.Topic) && (m.options&OptionQoS < 2 || state&begun == 0) {
+		c.stats.DroppedDenied++
+		return errDenied
 	}
 	if p.HasExpiry {
 		p.Expiry = remaining(p.Expiry, m.time, c.wall)

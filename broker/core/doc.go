@@ -38,6 +38,8 @@
 //   - A client that allows topic aliases gets at most 32, for topics that come again.
 //   - Topics that begin with $ are the server's. A client that publishes to one gets 0x90, and before 5.0, like for a
 //     topic it is not authorised for, an acknowledgement (3.1.1 [MQTT-3.3.5-2]); the message goes nowhere and is counted.
+//   - A subscription of which the client may read some topics only is accepted, and the others are left out of it; also
+//     of what waited for the client when the rules changed. What has been sent with QoS 2 is finished.
 //   - Overlapping subscriptions of a client are one delivery, with the highest QoS and all identifiers, of which 256 at
 //     most are sent.
 //   - A 3.x session that is not clean ends when its client has been away for Config.SessionExpiry.

@@ -18,10 +18,11 @@ type session struct {
 	left   time.Duration // when the connection ended
 	quiet  time.Duration // the keep alive's deadline, for wills after a restart
 
-	will     *will
-	willDue  time.Duration // when the will is published; counts while conn is nil and will is not
-	stateSeq uint64        // the record that made the present state durable
-	rowKept  bool          // there is a row in TableSessions
+	will      *will
+	willDue   time.Duration // when the will is published; counts while conn is nil and will is not
+	stateSeq  uint64        // the record that made the present state durable
+	accessSeq uint64        // records up to it were routed for another user
+	rowKept   bool          // there is a row in TableSessions
 
 	subscriptions map[string]*subscription
 	retained      []retainedJob // retained messages to be sent for new subscriptions
@@ -71,7 +72,7 @@ func (c *Core) enter(conn *Conn, p *packet.Connect, expiry uint32) (s *session, 
 		}
 	}
 	s.will = nil // [MQTT-3.1.3-9]
-	s.username = conn.username
+	s.setUser(c, conn.username)
 	s.expiry = expiry
 	s.quiet = conn.quiet
 	if p.HasWill {

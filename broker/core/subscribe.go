@@ -74,7 +74,7 @@ func (conn *Conn) checkSubscription(want *packet.Subscription, fresh int) packet
 		return packet.ReasonTopicFilterInvalid
 	case len(conn.session.subscriptions)+fresh > c.cfg.Subscriptions:
 		return packet.ReasonQuotaExceeded
-	case a != nil && !a.MaySubscribe(conn.clientID, conn.username, want.Filter):
+	case a != nil && a.MaySubscribe(conn.clientID, conn.username, want.Filter) == AccessNone:
 		return packet.ReasonNotAuthorized
 	}
 	return packet.ReasonSuccess

@@ -514,6 +514,10 @@ func (tr *transcript) Refused(*core.Conn, packet.Reason, string)      {}
 func (tr *transcript) MayPublish(_, _ string, topic []byte) bool {
 	return !slices.Contains(tr.denied, string(topic))
 }
-func (tr *transcript) MaySubscribe(client, user string, f []byte) bool {
-	return tr.MayPublish(client, user, f)
+func (tr *transcript) MaySubscribe(client, user string, f []byte) core.Access {
+	if !tr.MayPublish(client, user, f) {
+		return core.AccessNone
+	}
+	return core.AccessAll
 }
+func (tr *transcript) MayReceive(_, _ string, _ []byte) bool { return true }
