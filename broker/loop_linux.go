@@ -180,6 +180,10 @@ func (l *loop) takeMail() {
 		l.onFeed(m.feeds[i])
 	}
 	for i := range m.messages {
+		if l.core.RoundFull() {
+			l.inbox.giveBack(m.messages[i:])
+			break
+		}
 		l.publish(m.messages[i])
 		if l.core.FlushDue() {
 			l.core.Flush(l.flush)

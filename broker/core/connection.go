@@ -116,7 +116,7 @@ func (c *Core) Receive(conn *Conn, b []byte) (consumed int) {
 		if conn.Paced() {
 			conn.spend(f)
 		}
-		if c.delivered >= roundDeliveries && !conn.over {
+		if c.RoundFull() && !conn.over {
 			conn.resting = true
 			c.resting = append(c.resting, conn)
 		}
@@ -130,13 +130,18 @@ func (c *Core) Receive(conn *Conn, b []byte) (consumed int) {
 	return consumed
 }
 
-// roundDeliveries is how many deliveries are made in a round before a connection has to wait for the next: a publisher
-// to thousands of subscribers must not make everybody else wait for all it has sent. It is less than a millisecond.
-const roundDeliveries = 10_000
+// roundWork is how much is done in a round before what remains has to wait for the next: a publisher to thousands of
+// subscribers, a subscription to all retained messages, thousands of clients that come back to full queues must not
+// make everybody else wait for all of it. The unit is a delivery, or a look at a retained message or a session; this
+// many take less than a millisecond or two.
+const roundWork = 10_000
+
+// RoundFull reports that this round, which ends with the next Tick, has had its share of work: what can wait should.
+func (c *Core) RoundFull() bool { return c.work >= roundWork }
 
 // rest ends the rest of connections: a new round begins.
 func (c *Core) rest() {
-	c.delivered = 0
+	c.work = 0
 	for _, conn := range c.resting {
 		conn.resting = false
 		c.touch(conn)

@@ -52,8 +52,10 @@ type Core struct {
 	condemned             []condemned
 	resting               []*Conn // have used up the round
 	slowed                []*Conn // have used up more than their rate allows
-	delivered             int     // deliveries in this round
+	work                  int     // in this round, see roundWork
 	flushDue              bool
+	sweepOn               bool // sweepConnections has stopped in the middle
+	expireOn              bool // expire has
 	workLeft              bool
 
 	// Memory that is used again and again.
@@ -159,6 +161,9 @@ func (c *Core) Tick(now time.Time) {
 	c.wall = now.UnixMilli()
 	c.rest()
 	c.hasten()
+	if c.sweepOn {
+		c.sweepConnections()
+	}
 	if c.clock >= c.nextSweep {
 		c.nextSweep = c.clock + time.Second
 		c.sweepConnections()
@@ -172,12 +177,22 @@ func (c *Core) Tick(now time.Time) {
 	}
 }
 
-// sweepConnections closes those that have been silent for too long.
+// endCost is what the end of a session counts as work: its will, its rows.
+const endCost = 50
+
+// sweepConnections closes those that have been silent for too long, as many as the round has room for.
 func (c *Core) sweepConnections() {
+	c.sweepOn = false
 	for _, conn := range c.conns {
+		if c.RoundFull() {
+			c.sweepOn = true
+			return
+		}
+		if conn.over {
+			continue
+		}
 		silent := c.clock - conn.seen
 		switch {
-		case conn.over:
 		case conn.Paused():
 			conn.seen = c.clock // it is we who do not listen
 		case conn.version == 0 && silent >= c.cfg.ConnectTimeout:
@@ -186,6 +201,9 @@ func (c *Core) sweepConnections() {
 			conn.authFailed(packet.ReasonNotAuthorized) // it is silent in the midst of its authentication
 		case conn.quiet > 0 && silent >= conn.quiet:
 			conn.close(packet.ReasonKeepAliveTimeout, "keep alive timeout") // [MQTT-3.1.2-22]
+		}
+		if conn.over {
+			c.work += endCost
 		}
 	}
 }
@@ -202,7 +220,11 @@ func (c *Core) Flush(write func(*Conn)) {
 	}
 	pulls := c.pulls
 	c.pulls = c.sparePulls[:0]
-	for _, s := range pulls {
+	for i, s := range pulls {
+		if c.RoundFull() {
+			c.pulls = append(c.pulls, pulls[i:]...)
+			break
+		}
 		s.pulling = false
 		s.pull(c)
 	}
@@ -230,7 +252,8 @@ func (c *Core) FlushDue() bool { return c.flushDue }
 
 // Busy reports that work was left for the next round: the loop should not sleep before it.
 func (c *Core) Busy() bool {
-	return len(c.pulls) > 0 || len(c.touched) > 0 || len(c.condemned) > 0 || len(c.resting) > 0 || c.workLeft
+	return len(c.pulls) > 0 || len(c.touched) > 0 || len(c.condemned) > 0 || len(c.resting) > 0 || c.workLeft ||
+		c.sweepOn || c.expireOn
 }
 
 // Drain begins the end: connections are read no more, and each is closed (5.0: with DISCONNECT and reason, usually

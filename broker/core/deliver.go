@@ -132,7 +132,7 @@ func (c *Core) deliver(pub *publication) {
 		c.forms[i].whole = nil
 	}
 	c.shared = nil
-	c.delivered += pub.route.size()
+	c.work += pub.route.size()
 	for i := range pub.route.memory {
 		if t := pub.route.memory[i].of(pub); !t.nothing {
 			c.deliverTo(t, pub, min(pub.p.QoS, t.qos)) // [MQTT-3.8.4-8]

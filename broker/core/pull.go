@@ -44,6 +44,7 @@ func (s *session) pullBacklog(c *Core) {
 		if !s.sendNext(c, m) {
 			return
 		}
+		c.work++
 		s.backlog.pop()
 		c.memoryWaiting -= cost
 	}
@@ -52,7 +53,7 @@ func (s *session) pullBacklog(c *Core) {
 // pullQueue sends the next entry of the queue in the log; false: there is none, or no room.
 func (s *session) pullQueue() bool {
 	conn := s.conn
-	if conn.out.size >= chunkSize {
+	if conn.out.size >= chunkSize || conn.overBound() {
 		s.blocked = true
 		s.keepsUp(false)
 		return false
@@ -80,6 +81,7 @@ func (s *session) pullQueue() bool {
 		}
 	}
 	c := conn.core
+	c.work++
 	m := stored{body: e.Message, time: e.Time, options: e.Options, access: s.authorised(c, e)}
 	if len(e.Extra) > 0 && conn.version == packet.V5 {
 		c.ids = decodeIDs(c.ids[:0], e.Extra)
