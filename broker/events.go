@@ -20,8 +20,9 @@ type events struct {
 
 	// Owned by the loop.
 	pace       pace
-	clients    int // connected
-	maxClients int // the most there were at one time
+	clients    int    // connected
+	maxClients int    // the most there were at one time
+	admitted   uint64 // clients that got a CONNACK of success
 }
 
 // Login decides at once where no password is to be checked.
@@ -42,6 +43,7 @@ func (e *events) Login(conn *core.Conn, username string, hasUsername bool, passw
 
 func (e *events) Connected(conn *core.Conn) {
 	e.clients++
+	e.admitted++
 	e.maxClients = max(e.maxClients, e.clients)
 	e.write(slog.LevelInfo, "broker: client connected", conn, slog.String("version", conn.Version().String()))
 }

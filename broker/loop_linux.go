@@ -35,6 +35,7 @@ type loop struct {
 	feeds      map[*feed]struct{}
 	feeders    sync.WaitGroup // the goroutines of feeds
 	open       int            // sockets and feeds
+	accepted   uint64         // the same, since the start
 	generation int32
 	closing    []*stream // with a closeBy, some of them gone since
 	swept      time.Time // when sweep last ran
@@ -212,7 +213,7 @@ func (l *loop) publish(i injection) {
 func (l *loop) stats() Stats {
 	return Stats{
 		Stats: l.core.Stats(), Clients: l.events.clients, MaxClients: l.events.maxClients,
-		Sockets: l.open, Panics: l.panics, BytesReceived: l.bytesIn, BytesSent: l.bytesOut,
+		Admitted: l.events.admitted, Accepted: l.accepted, Sockets: l.open, Panics: l.panics, BytesReceived: l.bytesIn, BytesSent: l.bytesOut,
 	}
 }
 

@@ -171,6 +171,7 @@ func (l *loop) accept(li *listener) {
 			l.refusedFull(li)
 			continue
 		}
+		l.accepted++
 		adopt := l.adopt
 		if li.feeds() {
 			adopt = l.adoptFeed

@@ -64,6 +64,9 @@ type LinkReport struct {
 	Timeouts   uint64       `json:"timeouts"`
 	Exceptions uint64       `json:"exceptions"`
 	Failures   uint64       `json:"failures"`
+	Late       uint64       `json:"late"`
+	Stray      uint64       `json:"stray"`
+	CRC        uint64       `json:"crc"`
 	Reconnects uint64       `json:"reconnects"`
 	Missed     uint64       `json:"missed"`
 	Samples    uint64       `json:"samples"`
@@ -79,6 +82,15 @@ type UnitReport struct {
 	State string     `json:"state,omitempty"`
 	Since *time.Time `json:"since,omitempty"`
 	Error string     `json:"error,omitempty"`
+
+	// The counters are those of modbus.UnitCounters.
+	Requests   uint64          `json:"requests"`
+	Timeouts   uint64          `json:"timeouts"`
+	Failures   uint64          `json:"failures"`
+	Late       uint64          `json:"late"`
+	Stray      uint64          `json:"stray"`
+	CRC        uint64          `json:"crc"`
+	Exceptions map[byte]uint64 `json:"exceptions,omitempty"` // by code
 }
 
 // StorageReport is the store.
@@ -134,7 +146,7 @@ func (g *Gateway) Report(ctx context.Context) (Report, error) {
 	if r.Bridges = s.Bridges; r.Bridges == nil {
 		r.Bridges = []bridge.Status{} // [] in JSON, not null
 	}
-	r.Modbus = ModbusReport{Links: linkReports(g.fieldbus.stats(), g.telemetry.unitStates()), Samples: s.Samples, SamplesRefused: s.SamplesRefused}
+	r.Modbus = ModbusReport{Links: linkReports(s.Links, s.Units, g.telemetry.unitStates()), Samples: s.Samples, SamplesRefused: s.SamplesRefused}
 	r.Storage = g.storageReport(path, orphans)
 	r.Ready = r.Ready && r.Storage.Error == ""
 	return r, nil
@@ -155,31 +167,39 @@ func brokerReport(st broker.Stats, listeners []string) BrokerReport {
 	}
 }
 
-func linkReports(stats []modbus.LinkStats, states []modbus.UnitState) []LinkReport {
+func linkReports(stats []modbus.LinkStats, units []modbus.UnitStats, states []modbus.UnitState) []LinkReport {
 	all := make([]LinkReport, 0, len(stats))
 	for _, st := range stats {
 		l := LinkReport{
 			Name: st.Link.Name, Up: st.Up, Requests: st.Requests, Timeouts: st.Timeouts,
-			Exceptions: st.Exceptions, Failures: st.Failures, Reconnects: st.Reconnects,
+			Exceptions: st.Exceptions, Failures: st.Failures, Late: st.Late, Stray: st.Stray, CRC: st.CRC, Reconnects: st.Reconnects,
 			Missed: st.Missed, Samples: st.Samples, Writes: st.Writes, Units: []UnitReport{},
 		}
-		for i := range st.Link.Units {
-			cfg := &st.Link.Units[i]
-			u := UnitReport{Name: cfg.Name, Unit: *cfg.Unit, Tags: len(cfg.Tags)}
-			// By name: the poller has its own copy of the configuration.
-			at := slices.IndexFunc(states, func(s modbus.UnitState) bool { return s.Link.Name == l.Name && s.Unit.Name == u.Name })
-			if at >= 0 {
-				s := states[at]
-				u.State, u.Since = string(s.State), &s.Since
-				if s.Err != nil {
-					u.Error = s.Err.Error()
-				}
+		for _, of := range units {
+			if of.Link == st.Link {
+				l.Units = append(l.Units, unitReport(&of, states))
 			}
-			l.Units = append(l.Units, u)
 		}
 		all = append(all, l)
 	}
 	return all
+}
+
+func unitReport(of *modbus.UnitStats, states []modbus.UnitState) UnitReport {
+	u := UnitReport{
+		Name: of.Unit.Name, Unit: *of.Unit.Unit, Tags: len(of.Unit.Tags), Requests: of.Requests, Timeouts: of.Timeouts,
+		Failures: of.Failures, Late: of.Late, Stray: of.Stray, CRC: of.CRC, Exceptions: of.Exceptions,
+	}
+	at := slices.IndexFunc(states, func(s modbus.UnitState) bool { return s.Unit == of.Unit })
+	if at < 0 {
+		return u
+	}
+	s := states[at]
+	u.State, u.Since = string(s.State), &s.Since
+	if s.Err != nil {
+		u.Error = s.Err.Error()
+	}
+	return u
 }
 
 func (g *Gateway) storageReport(path string, orphans []string) StorageReport {

@@ -260,6 +260,9 @@ func (c *Core) Stats() Stats {
 	st := c.stats
 	st.PacketsSent += st.Sent // on their way they are counted once
 	st.Connections, st.Sessions, st.Subscriptions = len(c.conns), len(c.sessions), c.router.count
+	for _, sh := range c.router.shares {
+		st.SharedSubscriptions += len(sh.members)
+	}
 	st.Retained, st.RetainedBytes = len(c.retained.byTopic), c.retained.bytes
 	st.MemoryBytes = c.memory()
 	return st
@@ -273,11 +276,13 @@ func (s *Stats) Dropped() uint64 {
 // Stats are the core's counters, since New, and its present sizes.
 type Stats struct {
 	Connections, Sessions, Subscriptions, Retained int
+	SharedSubscriptions                            int // of Subscriptions
 	RetainedBytes                                  int64
 	MemoryBytes                                    int // output and queues in memory
 
 	PacketsReceived, PacketsSent uint64 // of every type, from and to clients
 	Received, Sent               uint64 // PUBLISH packets from and to clients
+	ReceivedPayload, SentPayload uint64 // bytes of their payloads
 	Refused                      uint64 // PUBLISH packets refused: full, not authorised, invalid topic
 
 	// Messages for live clients that were dropped, by cause. What the log drops it counts itself.
