@@ -160,21 +160,24 @@ func (g *Gateway) reloadBridge(u *uplink, cfg bridge.Config) (now *uplink, what 
 	if u != nil && reflect.DeepEqual(u.cfg, cfg) {
 		return u, "", nil
 	}
-	what = "added"
-	if u != nil {
+	if u == nil {
+		if u, err = g.newUplink(cfg); err != nil {
+			return nil, "", err
+		}
+		what = "added"
+	} else {
 		if err := g.stopUplink(u); err != nil {
 			return u, "", err
 		}
+		g.mu.Lock() // nobody may ask for its status meanwhile
+		err = g.changeUplink(u, cfg)
+		g.mu.Unlock()
 		what = "changed"
-		g.removed[cfg.Name] = u.bridge // newUplink finds it there
 	}
-	now, err = g.newUplink(cfg)
-	if err != nil {
-		return nil, "", err
-	}
-	err = now.bridge.Attach() // Run does it if that has not been possible
-	g.runUplink(now)
-	return now, what, err
+	// Run attaches if that has not been possible.
+	err = errors.Join(err, u.bridge.Attach())
+	g.runUplink(u)
+	return u, what, err
 }
 
 // reloadLinks stops the Modbus links that have gone or differ, and starts what
