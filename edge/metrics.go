@@ -246,9 +246,13 @@ func (e *exposition) each(counts map[string]uint64, by string, labels ...string)
 // state writes 1 for the state that it is and 0 for the others; nothing when
 // there is none yet.
 func (e *exposition) state(is string, all []string, labels ...string) {
+	if is == "" {
+		return
+	}
+	if !slices.Contains(all, is) {
+		all = append(slices.Clip(all), is)
+	}
 	for _, s := range all {
-		if is != "" {
-			e.flag(s == is, append(slices.Clip(labels), "state", s)...)
-		}
+		e.flag(s == is, append(slices.Clip(labels), "state", s)...)
 	}
 }

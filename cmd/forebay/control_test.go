@@ -247,3 +247,28 @@ func TestControlSocket(t *testing.T) {
 		t.Errorf("left behind: %v", entries)
 	}
 }
+
+// What waits can be looked at while the gateway runs; what would change the
+// store is refused.
+func TestStoreToolsOnARunningGateway(t *testing.T) {
+	g := startGateway(t, controlled+bridgeTo("cloud", freePort(t)))
+	publish(t, g.port, "-q", "1", "-t", "plant/a", "-m", "one")
+	publish(t, g.port, "-q", "2", "-t", "plant/b", "-m", "two")
+	code, out := run(t, forebay(t), "store", "info", "-c", g.conf, "--json")
+	var r edge.StoreReport
+	if err := json.Unmarshal([]byte(out), &r); code != 0 || err != nil || len(r.Consumers) != 1 || r.Consumers[0].Name != "bridge cloud" || r.Consumers[0].Messages != 2 {
+		t.Errorf("info: exit %d: %s", code, out)
+	}
+	code, out = run(t, forebay(t), "store", "export", "-c", g.conf, "--consumer", "cloud")
+	if code != 0 || strings.Count(out, "\n") != 2 || !strings.Contains(out, `"topic":"plant/b"`) || !strings.Contains(out, `"payload":"two"`) {
+		t.Errorf("export: exit %d: %s", code, out)
+	}
+	if code, out = run(t, forebay(t), "store", "export", "-c", g.conf, "--consumer", "nobody"); code != 1 || !strings.Contains(out, `no consumer "nobody"`) {
+		t.Errorf("export for nobody: exit %d: %s", code, out)
+	}
+	for _, tool := range []string{"check", "repair"} {
+		if code, out := run(t, forebay(t), "store", tool, "-c", g.conf); code != 1 || !strings.Contains(out, "stop that gateway first") {
+			t.Errorf("%s: exit %d: %s", tool, code, out)
+		}
+	}
+}
