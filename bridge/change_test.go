@@ -8,12 +8,23 @@ import (
 	"forebay/storage"
 )
 
-// with returns the configuration of the bridge, adjusted.
-func (g *gateway) with(adjust func(*Config)) Config {
-	cfg := g.cfg
-	adjust(&cfg)
-	cfg.SetDefaults()
-	return cfg
+// change stops the bridge and runs its successor.
+func (g *gateway) change(adjust func(*Config)) {
+	g.t.Helper()
+	g.halt()
+	adjust(&g.cfg)
+	g.cfg.SetDefaults()
+	next, err := g.bridge.Successor(g.cfg)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.bridge = next
+	if err := g.bridge.Attach(); err != nil {
+		g.t.Fatal(err)
+	}
+	g.tune(g.bridge)
+	g.bridge.backoff.random = func() float64 { return 0.1 }
+	g.run()
 }
 
 func shortGoodbye(b *Bridge) { b.patience.goodbye = 10 * time.Millisecond }
@@ -28,10 +39,10 @@ func TestChangeKeepsTheQueueAndWhatIsInFlight(t *testing.T) {
 	c.want("PUBLISH 2 up/t a #2", "PUBLISH 2 up/t b #3")
 	c.ack(packet.PUBREC, 2, 0)
 	c.want("PUBREL 2")
-	g.change(g.with(func(cfg *Config) {
+	g.change(func(cfg *Config) {
 		cfg.Addresses = []string{other.address()}
 		cfg.Up = []UpRule{{Filter: "#", Topic: "new/{topic}"}}
-	}))
+	})
 	c = other.welcome(true, none)
 	c.want("PUBREL 2", "PUBLISH 2 dup new/t b #3") // [MQTT-4.4.0-1]
 	c.ack(packet.PUBCOMP, 2, 0)
@@ -58,7 +69,7 @@ func TestChangeKeepsTheDownlink(t *testing.T) {
 	once := packet.Publish{Topic: []byte("cmd/go"), Payload: []byte("now"), QoS: 2, PacketID: 9}
 	c.publish(once)
 	c.want("PUBREC 9")
-	g.change(g.with(func(cfg *Config) { cfg.Down = append(cfg.Down, DownRule{Filter: "more/#"}) }))
+	g.change(func(cfg *Config) { cfg.Down = append(cfg.Down, DownRule{Filter: "more/#"}) })
 	c = u.welcome(true, none)
 	c.wantType(packet.SUBSCRIBE)
 	once.Dup = true
@@ -76,7 +87,7 @@ func TestChangeOfClientIDBeginsAnotherSession(t *testing.T) {
 	g := newGateway(t, u.address(), nil, shortGoodbye)
 	u.welcome(false, none)
 	g.awaitStatus("the link", func(s Status) bool { return s.State == Up })
-	g.change(g.with(func(cfg *Config) { cfg.ClientID = "another" }))
+	g.change(func(cfg *Config) { cfg.ClientID = "another" })
 	c := u.accept()
 	if hello := c.hello(); !hello.CleanStart || string(hello.ClientID) != "another" {
 		t.Errorf("clean start %v as %s", hello.CleanStart, hello.ClientID)
@@ -84,15 +95,15 @@ func TestChangeOfClientIDBeginsAnotherSession(t *testing.T) {
 }
 
 // A configuration that is wrong changes nothing.
-func TestChangeRefusesNonsense(t *testing.T) {
+func TestSuccessorOfNonsense(t *testing.T) {
 	u := newUpstream(t)
 	g := newGateway(t, u.address(), nil, shortGoodbye)
 	u.welcome(false, none)
-	g.pause()
+	g.halt()
 	wrong := g.cfg
 	wrong.Addresses = []string{"tcp://nowhere"}
-	if err := g.bridge.Change(wrong); err == nil {
-		t.Fatal("taken")
+	if next, err := g.bridge.Successor(wrong); err == nil {
+		t.Fatalf("taken: %v", next.cfg)
 	}
 	g.run()
 	u.welcome(true, none)
@@ -115,7 +126,7 @@ func TestForgetRemovesTheSession(t *testing.T) {
 	c = u.welcome(true, none)
 	c.wantType(packet.SUBSCRIBE)
 	publish(10)
-	g.pause()
+	g.halt()
 	if _, err := Forget("cloud", g.bridge, g.log); err != nil {
 		t.Fatal(err)
 	}

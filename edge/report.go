@@ -44,8 +44,10 @@ type BrokerReport struct {
 	PacketsSent      uint64            `json:"packets_sent"`
 	BytesReceived    uint64            `json:"bytes_received"`
 	BytesSent        uint64            `json:"bytes_sent"`
-	QueuedBytes      int               `json:"queued_bytes"` // in memory, for clients
-	Panics           int               `json:"panics"`       // bugs that closed one connection
+	QueuedBytes      int               `json:"queued_bytes"`   // in memory, for clients
+	LoginsFailed     uint64            `json:"logins_failed"`  // with a wrong password or an unknown user
+	LoginsDelayed    uint64            `json:"logins_delayed"` // refused unseen after failed ones
+	Panics           int               `json:"panics"`         // bugs that closed one connection
 	StateLost        uint64            `json:"state_lost"`
 }
 
@@ -95,13 +97,14 @@ type UnitReport struct {
 
 // StorageReport is the store.
 type StorageReport struct {
-	Path     string            `json:"path"`
-	Bytes    int64             `json:"bytes"` // of all files
-	MaxBytes int64             `json:"max_bytes"`
-	Segments int               `json:"segments"`
-	Damaged  int               `json:"damaged"`           // files set aside, since the store was made
-	Refused  map[string]uint64 `json:"refused,omitempty"` // records, by limit, since the start
-	Error    string            `json:"error,omitempty"`   // why the store has failed
+	Path      string            `json:"path"`
+	Bytes     int64             `json:"bytes"` // of all files
+	MaxBytes  int64             `json:"max_bytes"`
+	Segments  int               `json:"segments"`
+	Damaged   int               `json:"damaged"`           // files set aside, since the store was made
+	HighWater uint64            `json:"high_water"`        // how often it came near max_bytes, since the start
+	Refused   map[string]uint64 `json:"refused,omitempty"` // records, by limit, since the start
+	Error     string            `json:"error,omitempty"`   // why the store has failed
 
 	// Consumers are all bridges, the commands, and of the sessions those for
 	// which most waits, at most maxSessions. Sessions is the sum of all of them.
@@ -111,12 +114,13 @@ type StorageReport struct {
 
 // ConsumerReport is one queue of the store.
 type ConsumerReport struct {
-	Name    string            `json:"name"` // bridge/<name> or session/<client identifier>
-	Count   int64             `json:"count"`
-	Bytes   int64             `json:"bytes"`
-	Oldest  *time.Time        `json:"oldest,omitempty"`  // arrival
-	Dropped map[string]uint64 `json:"dropped,omitempty"` // by cause, since the consumer was made
-	Orphan  bool              `json:"orphan,omitempty"`  // its bridge is not in the configuration any more
+	Name      string            `json:"name"` // bridge/<name> or session/<client identifier>
+	Count     int64             `json:"count"`
+	Bytes     int64             `json:"bytes"`
+	Oldest    *time.Time        `json:"oldest,omitempty"`     // arrival
+	Dropped   map[string]uint64 `json:"dropped,omitempty"`    // by cause, since the consumer was made
+	HighWater uint64            `json:"high_water,omitempty"` // how often it came near a limit, since the start
+	Orphan    bool              `json:"orphan,omitempty"`     // its bridge is not in the configuration any more
 }
 
 // SessionsReport sums up what waits for sessions.
@@ -159,11 +163,11 @@ func brokerReport(st broker.Stats, listeners []string) BrokerReport {
 		MessagesReceived: st.Received, MessagesSent: st.Sent, MessagesRefused: st.Refused,
 		MessagesDropped: map[string]uint64{
 			"slow": st.DroppedSlow, "too-large": st.DroppedTooLarge, "expired": st.DroppedExpired,
-			"full": st.DroppedFull, "will": st.DroppedWills, "retained": st.DroppedRetained,
+			"full": st.DroppedFull, "denied": st.DroppedDenied, "will": st.DroppedWills, "retained": st.DroppedRetained,
 		},
 		PacketsReceived: st.PacketsReceived, PacketsSent: st.PacketsSent,
 		BytesReceived: st.BytesReceived, BytesSent: st.BytesSent,
-		QueuedBytes: st.MemoryBytes, Panics: st.Panics, StateLost: st.StateLost,
+		QueuedBytes: st.MemoryBytes, LoginsFailed: st.LoginsFailed, LoginsDelayed: st.LoginsDelayed, Panics: st.Panics, StateLost: st.StateLost,
 	}
 }
 
@@ -206,7 +210,7 @@ func (g *Gateway) storageReport(path string, orphans []string) StorageReport {
 	st := g.store.Stats()
 	r := StorageReport{
 		Path: path, Bytes: st.Disk, MaxBytes: st.MaxSize, Segments: st.Segments,
-		Damaged: st.Damaged, Refused: st.Refused, Consumers: []ConsumerReport{},
+		Damaged: st.Damaged, HighWater: st.HighWater, Refused: st.Refused, Consumers: []ConsumerReport{},
 	}
 	if st.Err != nil {
 		r.Error = st.Err.Error()
@@ -238,7 +242,7 @@ func (g *Gateway) storageReport(path string, orphans []string) StorageReport {
 }
 
 func consumerReport(name string, q storage.CursorStats) ConsumerReport {
-	c := ConsumerReport{Name: name, Count: q.Count, Bytes: q.Bytes, Dropped: q.Dropped}
+	c := ConsumerReport{Name: name, Count: q.Count, Bytes: q.Bytes, Dropped: q.Dropped, HighWater: q.HighWater}
 	if q.Count > 0 && q.Oldest > 0 {
 		oldest := time.UnixMilli(q.Oldest).UTC()
 		c.Oldest = &oldest
