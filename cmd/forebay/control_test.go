@@ -166,6 +166,25 @@ func TestReloadKeepsQueues(t *testing.T) {
 	}
 }
 
+// A bridge that is removed and comes back resumes its session upstream: what
+// the upstream kept for it meanwhile comes down.
+func TestReloadKeepsTheSessionUpstream(t *testing.T) {
+	c := startCloud(t)
+	down := func(filter string) string {
+		return controlled + bridgeTo("cloud", c.port) + fmt.Sprintf("    down: [{filter: %q}]\n", filter)
+	}
+	g := startGateway(t, down("cmd/#"))
+	here := watch(t, g.port, "-t", "cmd/#", "-q", "1")
+	g.awaitStatus("the link", func(r *edge.Report) bool { return r.Bridges[0].State == "up" })
+	c.wait("SUBACK")
+	g.rewrite(controlled)
+	g.mustAsk("reload")
+	publish(t, c.port, "-q", "1", "-t", "cmd/go", "-m", "meanwhile")
+	g.rewrite(down("cmd/+"))
+	g.mustAsk("reload")
+	here.wait("cmd/go meanwhile")
+}
+
 func TestForgottenBridgeBeginsAfresh(t *testing.T) {
 	g := startGateway(t, controlled+bridgeTo("cloud", freePort(t)))
 	publish(t, g.port, "-q", "1", "-t", "plant/a", "-m", "old")
