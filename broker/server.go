@@ -77,6 +77,9 @@ type Stats struct {
 	Sockets    int // open ones, those that have not sent CONNECT and those being closed included
 	Panics     int // bugs that closed one connection
 
+	Admitted uint64 // clients that were let in, since New
+	Accepted uint64 // connections that were taken, since New
+
 	BytesReceived, BytesSent uint64 // of MQTT, from and to clients
 
 	RefusedFull    uint64 // connections closed at once: of all or of their listener there were too many

@@ -293,6 +293,9 @@ func (c *Core) Stats() Stats {
 	st := c.stats
 	st.PacketsSent += st.Sent // on their way they are counted once
 	st.Connections, st.Sessions, st.Subscriptions = len(c.conns), len(c.sessions), c.router.count
+	for _, sh := range c.router.shares {
+		st.SharedSubscriptions += len(sh.members)
+	}
 	st.Retained, st.RetainedBytes = len(c.retained.byTopic), c.retained.bytes
 	st.MemoryBytes = c.memory()
 	return st
@@ -306,11 +309,13 @@ func (s *Stats) Dropped() uint64 {
 // Stats are the core's counters, since New, and its present sizes.
 type Stats struct {
 	Connections, Sessions, Subscriptions, Retained int
+	SharedSubscriptions                            int // of Subscriptions
 	RetainedBytes                                  int64
 	MemoryBytes                                    int // output and queues in memory
 
 	PacketsReceived, PacketsSent uint64 // of every type, from and to clients
 	Received, Sent               uint64 // PUBLISH packets from and to clients
+	ReceivedPayload, SentPayload uint64 // bytes of their payloads
 	Refused                      uint64 // PUBLISH packets refused: full, not authorised, invalid topic
 
 	Slowed uint64 // how often a client was not read for a while, because it had sent too much

@@ -372,6 +372,7 @@ func (conn *Conn) sendStored(m *stored, id uint16, state sending) error {
 	}
 	p.SubscriptionIDs = nil
 	c.stats.Sent++
+	c.stats.SentPayload += uint64(len(p.Payload))
 	return nil
 }
 

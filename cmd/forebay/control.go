@@ -51,17 +51,11 @@ func (c *control) do(method, path string, v any) error {
 
 // raw sends one request and returns the body of its answer.
 func (c *control) raw(method, path string) ([]byte, error) {
-	client := &http.Client{Timeout: controlTime, Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", c.socket)
-		},
-	}}
 	request, err := http.NewRequest(method, "http://forebay"+path, nil)
 	if err != nil {
 		return nil, err
 	}
-	response, err := client.Do(request)
+	response, err := c.client(controlTime).Do(request)
 	if err != nil {
 		return nil, c.explain(err)
 	}
@@ -74,6 +68,17 @@ func (c *control) raw(method, path string) ([]byte, error) {
 		return nil, refusal(response.Status, b)
 	}
 	return b, nil
+}
+
+// client sends its requests through the socket, one a connection. 0: they may
+// take as long as they like.
+func (c *control) client(timeout time.Duration) *http.Client {
+	return &http.Client{Timeout: timeout, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", c.socket)
+		},
+	}}
 }
 
 // explain says what an error of the socket means.
