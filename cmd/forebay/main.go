@@ -73,7 +73,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("forebay: %w", err)}
 	})
-	root.AddCommand(newRun(), newCheck(), newDemo(), newModbus(), newStore(), newVersion())
+	root.AddCommand(newRun(), newCheck(), newDemo(), newModbus(), newStore(), newBench(), newVersion())
 	return root
 }
 
