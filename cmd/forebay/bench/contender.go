@@ -78,7 +78,10 @@ func openOurs(cfg storage.Config, delay time.Duration) (*ours, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, _, err := log.OpenConsumer("bench", storage.Limits{})
+	c, seq, err := log.OpenConsumer("bench", storage.Limits{})
+	if err == nil {
+		err = log.WaitSafe(context.Background(), seq)
+	}
 	if err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
@@ -261,7 +264,7 @@ func (r rawBacklog) drain() (int, error) {
 }
 
 // prewritten is how large the file is that is written over and over.
-const prewritten = 64 << 20
+const prewritten = 8 << 20
 
 // openPrewritten is openRaw in a file that has its size beforehand.
 func openPrewritten(dir string, delay time.Duration) (queue, error) {

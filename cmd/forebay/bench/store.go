@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -48,11 +49,15 @@ type storeBench struct {
 // Store measures the store beside a plain file, bbolt and SQLite. A contender
 // that cannot be measured has a note instead. When ctx ends it returns its error.
 func Store(ctx context.Context, o StoreOptions) (*Table, error) {
-	b := &storeBench{StoreOptions: o, ctx: ctx, all: contenders(),
-		pace: pace{rounds: 5, enqueue: time.Second, trickle: 6 * time.Second, online: 2 * time.Second, flood: 64 << 20}}
+	p := pace{rounds: 5, enqueue: time.Second, trickle: 6 * time.Second, online: 2 * time.Second, flood: 64 << 20}
 	if o.Quick {
-		b.pace = pace{rounds: 1, enqueue: 200 * time.Millisecond, trickle: time.Second, online: time.Second, flood: 16 << 20}
+		p = pace{rounds: 1, enqueue: 200 * time.Millisecond, trickle: time.Second, online: time.Second, flood: 16 << 20}
 	}
+	return measureStore(ctx, o, p)
+}
+
+func measureStore(ctx context.Context, o StoreOptions, p pace) (*Table, error) {
+	b := &storeBench{StoreOptions: o, pace: p, ctx: ctx, all: contenders()}
 	dir, err := os.MkdirTemp(o.Dir, "forebay-bench-")
 	if err != nil {
 		return nil, err
@@ -100,7 +105,8 @@ func (b *storeBench) round(r *Row, i int, measure func(c contender, dir string) 
 		v, err := measure(c, dir)
 		err = errors.Join(err, os.RemoveAll(dir))
 		switch {
-		case errors.Is(err, errNoSQLite), errors.Is(err, errNotCompared):
+		case errors.Is(err, errNotCompared):
+		case errors.Is(err, errNoSQLite):
 			cell.Note = err.Error()
 		case err != nil:
 			return fmt.Errorf("%s: %s: %w", r.Name, c.name, err)
@@ -112,7 +118,7 @@ func (b *storeBench) round(r *Row, i int, measure func(c contender, dir string) 
 }
 
 // errNotCompared is a measure that a contender has no part in.
-var errNotCompared = errors.New("- where it has no part in it")
+var errNotCompared = errors.New("not compared")
 
 // measure makes a row of a measure.
 func (b *storeBench) measure(r *Row, measure func(c contender, dir string) (float64, error)) error {
@@ -364,7 +370,7 @@ func (b *storeBench) online(o *ours) (float64, error) {
 func (b *storeBench) drains() error {
 	drain := b.table.row(fmt.Sprintf("drain %d B, cold", large), "msg/s")
 	open := b.table.row("open with the backlog", "ms", Budget{Most: 100})
-	memory := b.table.row("memory, empty to full to drained", "MiB more", Budget{Most: 16})
+	memory := b.table.row("memory for all of it", "MiB more", Budget{Most: 16})
 	rounds := b.rounds
 	if b.Backlog > 1<<30 {
 		b.rounds = 1
@@ -399,19 +405,33 @@ func (r *Row) add(t *Table, column string, v float64) {
 type drained struct {
 	rate   float64 // messages a second
 	open   time.Duration
-	memory int64 // the most, above what it was before
+	memory int64 // at the most, in building the backlog and in draining it
 }
 
-func (b *storeBench) drain(c contender, dir string) (d drained, err error) {
-	debug.FreeOSMemory()
-	base, err := resident()
+// warmUp is the backlog after which all buffers have their size: what more memory
+// a larger one takes is what is measured.
+const warmUp = 16 << 20
+
+func (b *storeBench) drain(c contender, dir string) (drained, error) {
+	first, err := b.drainOf(c, filepath.Join(dir, "warm-up"), min(warmUp, b.Backlog))
 	if err != nil {
+		return drained{}, err
+	}
+	d, err := b.drainOf(c, filepath.Join(dir, "whole"), b.Backlog)
+	d.memory = max(d.memory-first.memory, 0)
+	return d, err
+}
+
+// drainOf builds a backlog of so many bytes and drains it.
+func (b *storeBench) drainOf(c contender, dir string, size int64) (d drained, err error) {
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return d, err
 	}
-	stop := watchMemory(&d.memory, base)
+	debug.FreeOSMemory()
+	stop := watchMemory(&d.memory)
 	defer stop()
 	if _, err := b.withQueue(c, dir, func(q queue) (float64, error) {
-		_, err := flood(q, large, func(bytes int64) bool { return bytes < b.Backlog && b.ctx.Err() == nil })
+		_, err := flood(q, large, func(bytes int64) bool { return bytes < size && b.ctx.Err() == nil })
 		return 0, errors.Join(err, b.ctx.Err())
 	}); err != nil {
 		return d, err
@@ -431,8 +451,8 @@ func (b *storeBench) drain(c contender, dir string) (d drained, err error) {
 	return d, errors.Join(err, l.close())
 }
 
-// watchMemory keeps the highest growth of memory over base until stop.
-func watchMemory(most *int64, base int64) (stop func()) {
+// watchMemory keeps the most memory that this process has until stop.
+func watchMemory(most *int64) (stop func()) {
 	quit, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -440,7 +460,7 @@ func watchMemory(most *int64, base int64) (stop func()) {
 		defer tick.Stop()
 		for {
 			if now, err := resident(); err == nil {
-				*most = max(*most, now-base)
+				*most = max(*most, now)
 			}
 			select {
 			case <-tick.C:
