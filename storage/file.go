@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"syscall"
+
+	bolt "go.etcd.io/bbolt"
 )
 
 // directory is all that the store does to files, but for what bbolt does
@@ -30,8 +32,9 @@ type directory struct {
 	// an error fails the step. nil outside tests.
 	before func(step, file string) error
 
-	// open replaces os.OpenFile inside bbolt. nil outside tests.
-	open func(name string, flag int, mode os.FileMode) (*os.File, error)
+	// bolt replaces bolt.Open for the files that are written to. nil outside
+	// tests.
+	bolt func(name string, options *bolt.Options) (*bolt.DB, error)
 
 	// journal replaces opening the journal's file. nil outside tests.
 	journal func(name string) (journalFile, error)
@@ -45,6 +48,17 @@ func (d *directory) step(step, file string) error {
 }
 
 func (d *directory) file(name string) string { return filepath.Join(d.path, name) }
+
+// openBolt makes a bbolt file, or opens it for writing.
+func (d *directory) openBolt(name string, options *bolt.Options) (*bolt.DB, error) {
+	options.Timeout = lockTimeout
+	options.FreelistType = bolt.FreelistMapType
+	options.NoStatistics = true
+	if d.bolt != nil {
+		return d.bolt(d.file(name), options)
+	}
+	return bolt.Open(d.file(name), 0o600, options)
+}
 
 // openLocked creates the directory if needed and locks it for this process.
 func (d *directory) openLocked() error {

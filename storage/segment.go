@@ -106,14 +106,7 @@ func makeSegment(dir *directory, id uint32, census []byte) (*writer, error) {
 	if err := dir.step("create", name); err != nil {
 		return nil, err
 	}
-	db, err := bolt.Open(dir.file(name+newSuffix), 0o600, &bolt.Options{
-		Timeout:         lockTimeout,
-		NoFreelistSync:  true,
-		FreelistType:    bolt.FreelistMapType,
-		InitialMmapSize: segmentMapping,
-		NoStatistics:    true,
-		OpenFile:        dir.open,
-	})
+	db, err := dir.openBolt(name+newSuffix, &bolt.Options{NoFreelistSync: true, InitialMmapSize: segmentMapping})
 	if err != nil {
 		return nil, fmt.Errorf("create segment: %w", err)
 	}

@@ -227,9 +227,7 @@ func createState(dir *directory, p *checkpoint, each func(put func(key string, v
 	if err := dir.step("create", stateName); err != nil {
 		return nil, err
 	}
-	db, err := bolt.Open(dir.file(stateName+newSuffix), 0o600, &bolt.Options{
-		Timeout: lockTimeout, FreelistType: bolt.FreelistMapType, NoStatistics: true, OpenFile: dir.open,
-	})
+	db, err := dir.openBolt(stateName+newSuffix, &bolt.Options{})
 	if err != nil {
 		return nil, fmt.Errorf("storage: create state: %w", err)
 	}

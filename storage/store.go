@@ -81,6 +81,8 @@ type Log struct {
 	taken         []*Cursor               // scratch of appendLocked
 	refused       map[string]uint64       // by FullError.Limit of the store
 	episodes      map[episodeKey]*episode // under way
+	fillingUp     bool                    // near MaxSize, and not well away from it since
+	highWater     uint64                  // how often that has begun
 	notices       []notice                // for the committer to write
 }
 
@@ -395,6 +397,8 @@ type Stats struct {
 	Damaged  int   // files set aside as damaged since the store was created
 	Err      error // why the log has failed; nil while it has not
 
+	HighWater uint64 // how often four fifths of MaxSize were reached since Open, having been under half of it before
+
 	// Refused counts the records refused since Open because the store was
 	// full, by FullError.Limit; those that a consumer refused are in
 	// CursorStats.
@@ -405,7 +409,8 @@ type Stats struct {
 func (l *Log) Stats() Stats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := Stats{Safe: l.safe, Appended: l.seq, Disk: l.disk(), MaxSize: l.cfg.MaxSize, Damaged: l.damaged, Err: l.failed, Refused: maps.Clone(l.refused)}
+	s := Stats{Safe: l.safe, Appended: l.seq, Disk: l.disk(), MaxSize: l.cfg.MaxSize, Damaged: l.damaged, Err: l.failed,
+		HighWater: l.highWater, Refused: maps.Clone(l.refused)}
 	for _, g := range l.segments {
 		if g.size > 0 {
 			s.Segments++

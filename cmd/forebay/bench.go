@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,83 +17,89 @@ import (
 func newBench() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench",
-		Short: "measure this machine",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return usage(cmd, "measure what? %s", strings.Join(toolNames(cmd), ", "))
-			}
-			return usage(cmd, "unknown benchmark %q: use %s", args[0], strings.Join(toolNames(cmd), ", "))
-		},
-		RunE: func(*cobra.Command, []string) error { return nil }, // Args has refused
+		Short: "measure Forebay on this machine, beside others",
+		Args:  arguments(cobra.NoArgs),
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newBenchStore())
+	cmd.AddCommand(newBenchBroker(), newBenchStore())
 	return cmd
 }
 
-func newBenchStore() *cobra.Command {
-	var o bench.StoreOptions
-	var backlog string
-	var asJSON bool
+func newBenchBroker() *cobra.Command {
+	o := bench.BrokerOptions{}
+	var against, started []string
+	var quick bool
 	cmd := &cobra.Command{
-		Use:   "store",
-		Short: "measure the store on this disk, beside a plain file, bbolt and SQLite",
-		Long: `Measure how fast messages become durable, what is written to the disk for them and
-how fast a backlog drains, beside a plain file, bbolt and SQLite (if the program
-sqlite3 is there), and print one table with medians, ratios and what they should
-be. It takes some minutes and writes some gigabytes; --quick takes one short round.
-The gateway may run meanwhile, but both will be slower.`,
-		Example: `  forebay bench store --dir /var/lib/forebay
-  forebay bench store --sync-delay 5ms`,
+		Use:   "broker",
+		Short: "measure the broker beside Mosquitto and others",
+		Long: `Start this program's broker and the Mosquitto that is installed, send both the
+same traffic in turn, and print medians and ratios: messages per second,
+processor time per message, latency, memory. Every message is numbered: what
+is lost or repeated is told. Load and brokers share the machine's processors.`,
+		Example: `  forebay bench broker --only p2p --only memory
+  forebay bench broker --start 'mochi=./mochi {port}' --against other=127.0.0.1:1884,4711`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if quick {
+				o.Rounds, o.Time = 1, 300*time.Millisecond
+			}
+			if o.Rounds < 1 || o.Time <= 0 {
+				return usageError{errors.New("forebay bench broker: --rounds and --time must be more than 0")}
+			}
 			var err error
-			if o.Backlog, err = parseBytes(backlog); err != nil || o.Backlog < 1<<20 {
-				return usage(cmd, "--backlog: %q is no size: write 128MiB, or 5GiB", backlog)
+			if o.Targets, err = benchTargets(against, started); err != nil {
+				return err
 			}
-			if o.SyncDelay < 0 || o.SyncDelay > time.Second {
-				return usage(cmd, "--sync-delay: write a time up to 1s, such as 5ms")
+			o.Say = func(format string, a ...any) { cmd.PrintErrf(format+"\n", a...) }
+			if len(o.Targets) == 1 {
+				o.Say("mosquitto is not installed (apt-get install mosquitto): measuring alone")
 			}
-			return runBench(cmd, asJSON, o)
+			return bench.Broker(cmd.Context(), o, cmd.OutOrStdout())
 		},
 	}
-	f := cmd.Flags()
-	f.SortFlags = false
-	f.StringVar(&o.Dir, "dir", os.TempDir(), "`DIRECTORY` on the disk to measure; what is made there is removed")
-	f.DurationVar(&o.SyncDelay, "sync-delay", 0, "let every sync take `TIME` longer, as on flash memory: 5ms")
-	f.StringVar(&backlog, "backlog", "128MiB", "`SIZE` of the backlog that is drained")
-	f.BoolVar(&o.Quick, "quick", false, "one short round")
-	f.BoolVar(&asJSON, "json", false, "print JSON, with every sample")
+	flags := cmd.Flags()
+	flags.IntVar(&o.Rounds, "rounds", 5, "runs of each measurement, of which the median is printed")
+	flags.DurationVar(&o.Time, "time", time.Second, "for how long each run publishes")
+	flags.IntVar(&o.Payload, "payload", 100, "`bytes` of a message")
+	flags.StringArrayVar(&o.Only, "only", nil, "measure only rows with this `word` in their name; may be repeated")
+	flags.BoolVar(&quick, "quick", false, "one short run of each: to see that it works")
+	flags.BoolVar(&o.JSON, "json", false, "print JSON")
+	flags.StringArrayVar(&against, "against", nil, "also a broker that runs already, `NAME=HOST:PORT[,PID]`, which lets anybody or user bench in")
+	flags.StringArrayVar(&started, "start", nil, "also a broker that is started by a command, `NAME=COMMAND`, with {port} and {dir}")
 	return cmd
 }
 
-func runBench(cmd *cobra.Command, asJSON bool, o bench.StoreOptions) error {
-	ctx, cancel := withInterrupt()
-	defer cancel()
-	show := progressOn(cmd.ErrOrStderr())
-	o.Progress = func(what string) { show.show("%s", what) }
-	table, err := bench.Store(ctx, o)
-	show.clear()
-	switch {
-	case ctx.Err() != nil:
-		return failed(cmd, errors.New("interrupted"))
-	case err != nil:
-		return failed(cmd, err)
-	case asJSON:
-		return table.WriteJSON(cmd.OutOrStdout())
+// benchTargets returns this program, Mosquitto if there is one, and what the flags name.
+func benchTargets(against, started []string) ([]bench.Target, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
 	}
-	return table.WriteText(cmd.OutOrStdout())
-}
-
-// parseBytes reads a size such as 128MiB.
-func parseBytes(s string) (int64, error) {
-	var n int64
-	var unit string
-	if k, err := fmt.Sscanf(s, "%d%s", &n, &unit); k < 1 || k == 1 && err != nil && !strings.Contains(err.Error(), "EOF") {
-		return 0, fmt.Errorf("%q is no size", s)
+	targets := []bench.Target{bench.Self(self)}
+	if t, ok := bench.Mosquitto(); ok {
+		targets = append(targets, t)
 	}
-	shift, ok := map[string]int{"": 0, "B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}[unit]
-	if !ok || n < 0 || n > 1<<62>>shift {
-		return 0, fmt.Errorf("%q is no size", s)
+	for _, text := range started {
+		name, command, ok := strings.Cut(text, "=")
+		if words := strings.Fields(command); ok && name != "" && len(words) > 0 {
+			targets = append(targets, bench.Target{Name: name, Command: words})
+			continue
+		}
+		return nil, usageError{fmt.Errorf("forebay bench broker: --start %q: want NAME=COMMAND", text)}
 	}
-	return n << shift, nil
+	for _, text := range against {
+		name, place, ok := strings.Cut(text, "=")
+		address, pid, known := strings.Cut(place, ",")
+		t := bench.Target{Name: name, Address: address}
+		if known {
+			if t.PID, err = strconv.Atoi(pid); err != nil {
+				ok = false
+			}
+		}
+		if _, _, err := net.SplitHostPort(address); err != nil || !ok || name == "" {
+			return nil, usageError{fmt.Errorf("forebay bench broker: --against %q: want NAME=HOST:PORT or NAME=HOST:PORT,PID", text)}
+		}
+		targets = append(targets, t)
+	}
+	return targets, nil
 }

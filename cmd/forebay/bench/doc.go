@@ -1,9 +1,8 @@
-// Package bench has the load generators and tables of forebay bench.
+// Package bench is what `forebay bench` runs: load generators that do as little as they can and count everything, and
+// the tables they print.
 //
-// Every figure is measured in one run beside what it is compared with: rounds
-// are interleaved, contender after contender, so that a machine that is busy for
-// a while is so for all of them, and medians are compared. Read the ratios; the
-// figures themselves belong to the machine.
-//
-// A benchmark fills a Table; cmd/forebay prints it.
+// A generator shares the machine with what it measures, so figures are compared within one run only: all candidates
+// take turns in every round, and the median over the rounds is printed beside its ratio to the others. Processor time
+// is that of the measured process alone. Every message carries its publisher's running number: a figure that was
+// reached by losing or repeating messages is printed with a line that says so.
 package bench

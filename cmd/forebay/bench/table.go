@@ -76,7 +76,7 @@ func (t *Table) Verdicts(r *Row) []Verdict {
 	var all []Verdict
 	for _, b := range r.Budgets {
 		got := r.Cells[0].Median()
-		text := figure(got)
+		text := threeDigits(got)
 		if b.Of != "" {
 			got /= t.cell(r, b.Of).Median()
 			text = fmt.Sprintf("%.2f × %s", got, b.Of)
@@ -93,14 +93,14 @@ func (t *Table) Verdicts(r *Row) []Verdict {
 		if !v.OK {
 			outcome = "missed"
 		}
-		v.Text = fmt.Sprintf("%s, %s %s: %s", text, word, figure(limit), outcome)
+		v.Text = fmt.Sprintf("%s, %s %s: %s", text, word, threeDigits(limit), outcome)
 		all = append(all, v)
 	}
 	return all
 }
 
-// figure writes a number with three digits that matter.
-func figure(v float64) string {
+// threeDigits writes a number with three digits that matter.
+func threeDigits(v float64) string {
 	switch a := math.Abs(v); {
 	case math.IsNaN(v):
 		return "-"
@@ -130,7 +130,7 @@ func (t *Table) WriteText(w io.Writer) error {
 	for _, r := range t.Rows {
 		fmt.Fprintf(table, "%s\t%s", r.Name, r.Unit)
 		for i, c := range r.Cells {
-			fmt.Fprintf(table, "\t%s", figure(c.Median()))
+			fmt.Fprintf(table, "\t%s", threeDigits(c.Median()))
 			if c.Note != "" && !slices.Contains(why, t.Columns[i]+": "+c.Note) {
 				why = append(why, t.Columns[i]+": "+c.Note)
 			}

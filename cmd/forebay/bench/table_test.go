@@ -72,9 +72,9 @@ func TestTableJSON(t *testing.T) {
 	}
 }
 
-func TestFigure(t *testing.T) {
+func TestThreeDigits(t *testing.T) {
 	for v, want := range map[float64]string{0: "0", 0.314: "0.31", 5.731: "5.73", 18.44: "18.4", 157.2: "157", 1499: "1499", 16_250: "16.2k", 2.95e6: "2.95M"} {
-		if got := figure(v); got != want {
+		if got := threeDigits(v); got != want {
 			t.Errorf("%v: %s, want %s", v, got, want)
 		}
 	}
