@@ -311,26 +311,6 @@ func exported(m *storage.Held) exportLine {
 	return line
 }
 
-// StoreReport tells what the gateway's store holds now. It may be called while
-// the gateway runs.
-func (g *Gateway) StoreReport() (StoreReport, error) {
-	v, err := g.store.View()
-	if err != nil {
-		return StoreReport{}, fmt.Errorf("edge: look into the store: %w", err)
-	}
-	return ReportStore(v, g.cfg, time.Now()), nil
-}
-
-// StoreExport is ExportStore for the gateway's store. The gateway does not wait
-// for w.
-func (g *Gateway) StoreExport(w io.Writer, consumer string) error {
-	v, err := g.store.View()
-	if err != nil {
-		return fmt.Errorf("edge: look into the store: %w", err)
-	}
-	return ExportStore(w, v, consumer)
-}
-
 // RemoveConsumer takes a consumer of a store that no gateway uses out of it, with
 // all that waits for it and what it has in the tables: a session is gone
 // altogether, subscriptions and all. It must be called before anything is

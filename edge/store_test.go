@@ -3,6 +3,7 @@ package edge
 import (
 	"bytes"
 	"encoding/json"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -98,10 +99,13 @@ func TestStoreOfRunningGateway(t *testing.T) {
 	if len(r.Consumers) != 1 || r.Consumers[0].Name != "bridge cloud" || r.Consumers[0].Messages != 1 || r.Consumers[0].Orphan || r.Disk == 0 {
 		t.Errorf("%+v", r)
 	}
-	var b bytes.Buffer
-	if err := g.StoreExport(&b, "cloud"); err != nil {
-		t.Fatal(err)
+	handler := newAPI(g.Gateway).control()
+	get := func(path string) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		return w
 	}
+	b := get("/v1/storage/messages?consumer=cloud").Body
 	var line struct {
 		Consumers      []string
 		Topic, Payload string
@@ -112,7 +116,11 @@ func TestStoreOfRunningGateway(t *testing.T) {
 		len(line.Consumers) != 1 || line.Consumers[0] != "bridge cloud" || time.Since(line.Time) > time.Hour {
 		t.Errorf("%v: %s", err, b.Bytes())
 	}
-	if err := g.StoreExport(&b, "nobody"); err == nil {
-		t.Error("exported for nobody")
+	if w := get("/v1/storage/messages?consumer=nobody"); w.Code != 404 || !strings.Contains(w.Body.String(), `there are \"bridge cloud\"`) {
+		t.Errorf("for nobody: %d %s", w.Code, w.Body)
+	}
+	var same StoreReport
+	if w := get("/v1/storage/report"); json.Unmarshal(w.Body.Bytes(), &same) != nil || len(same.Consumers) != 1 || same.Path != r.Path {
+		t.Errorf("report: %d %s", w.Code, w.Body)
 	}
 }

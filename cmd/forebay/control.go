@@ -51,13 +51,29 @@ func (c *control) do(method, path string, v any) error {
 
 // raw sends one request and returns the body of its answer.
 func (c *control) raw(method, path string) ([]byte, error) {
-	client := &http.Client{Timeout: controlTime, Transport: &http.Transport{
+	ctx, cancel := context.WithTimeout(context.Background(), controlTime)
+	defer cancel()
+	body, err := c.open(ctx, method, path)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close() // it is read to its end
+	b, err := io.ReadAll(io.LimitReader(body, maxControlAnswer))
+	if err != nil {
+		return nil, fmt.Errorf("forebay: %s: %w", c.socket, err)
+	}
+	return b, nil
+}
+
+// open sends one request and returns the body of its answer, which ends with ctx.
+func (c *control) open(ctx context.Context, method, path string) (io.ReadCloser, error) {
+	client := &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", c.socket)
 		},
 	}}
-	request, err := http.NewRequest(method, "http://forebay"+path, nil)
+	request, err := http.NewRequestWithContext(ctx, method, "http://forebay"+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -65,15 +81,15 @@ func (c *control) raw(method, path string) ([]byte, error) {
 	if err != nil {
 		return nil, c.explain(err)
 	}
+	if response.StatusCode == http.StatusOK {
+		return response.Body, nil
+	}
 	defer response.Body.Close() // it is read to its end
 	b, err := io.ReadAll(io.LimitReader(response.Body, maxControlAnswer))
 	if err != nil {
 		return nil, fmt.Errorf("forebay: %s: %w", c.socket, err)
 	}
-	if response.StatusCode != http.StatusOK {
-		return nil, refusal(response.Status, b)
-	}
-	return b, nil
+	return nil, refusal(response.Status, b)
 }
 
 // explain says what an error of the socket means.

@@ -22,8 +22,9 @@ func newStore() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "store",
 		Short: "look at the messages that are held, verify them, mend and empty the store",
-		Long: `Tools for the store of a gateway that does not run: stop it first. The store is
-that of the configuration, or the directory that --store names.`,
+		Long: `Tools for the store of the configuration, or the one in the directory that --store
+names. While a gateway runs that has it open, info and export ask that gateway
+through its control socket; for the others it must be stopped.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usage(cmd, "which tool? %s", strings.Join(toolNames(cmd), ", "))
@@ -67,16 +68,16 @@ func (p *storePlace) find() (storage.Config, *edge.Config, error) {
 }
 
 // inspect opens the store for reading.
-func (p *storePlace) inspect(cmd *cobra.Command) (*storage.Inspection, *edge.Config, error) {
-	store, cfg, err := p.find()
+func (p *storePlace) inspect(cmd *cobra.Command) (*storage.Inspection, error) {
+	store, _, err := p.find()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	in, err := storage.Inspect(store.Path)
 	if err != nil {
-		return nil, nil, storeRefusal(cmd, store.Path, err)
+		return nil, storeRefusal(cmd, store.Path, err)
 	}
-	return in, cfg, nil
+	return in, nil
 }
 
 // storeRefusal makes a sentence of why a store cannot be used, with what to do.
@@ -129,17 +130,14 @@ age of the oldest, and the files and tables of the store. Messages are not read,
 so it takes no longer than a start; nothing is changed.`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			in, cfg, err := place.inspect(cmd)
+			report, err := place.report(cmd)
 			if err != nil {
 				return err
 			}
-			report := edge.ReportStore(in.View, cfg, time.Now())
 			if asJSON {
-				err = json.NewEncoder(cmd.OutOrStdout()).Encode(report)
-			} else {
-				err = report.WriteText(cmd.OutOrStdout())
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(report)
 			}
-			return errors.Join(err, in.Close())
+			return report.WriteText(cmd.OutOrStdout())
 		},
 	}
 	place.addTo(cmd)
@@ -158,7 +156,7 @@ place, what it costs and what to do; nothing is changed.
 The exit code is 1 if anything is damaged.`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			in, _, err := place.inspect(cmd)
+			in, err := place.inspect(cmd)
 			if err != nil {
 				return err
 			}
@@ -228,16 +226,8 @@ out, see "forebay store check".`,
   forebay store export --store /mnt/var/lib/forebay --consumer "bridge cloud" | jq -r .topic | sort | uniq -c`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			in, _, err := place.inspect(cmd)
-			if err != nil {
-				return err
-			}
 			out := bufio.NewWriterSize(cmd.OutOrStdout(), 64<<10)
-			err = edge.ExportStore(out, in.View, consumer)
-			if err != nil {
-				err = failed(cmd, err)
-			}
-			return errors.Join(err, out.Flush(), in.Close())
+			return errors.Join(place.export(cmd, out, consumer), out.Flush())
 		},
 	}
 	place.addTo(cmd)
@@ -272,7 +262,7 @@ Run it as root or as the user of the gateway: root becomes that user.`,
 
 // tellRepair is repair --dry-run.
 func tellRepair(cmd *cobra.Command, place *storePlace) error {
-	in, _, err := place.inspect(cmd)
+	in, err := place.inspect(cmd)
 	if err != nil {
 		return err
 	}
