@@ -37,6 +37,7 @@ type Bridge struct {
 	dial      func(ctx context.Context, network, address string) (net.Conn, error)
 	accounts  accounts
 	live      liveBuffer
+	letters   letters
 	box       stateBox
 	safety    *safety
 	more      chan struct{} // the cursor or the live buffer has something
@@ -75,10 +76,14 @@ func New(cfg Config, env Environment) (*Bridge, error) {
 	b.accounts.drops, b.accounts.examples = map[string]uint64{}, map[string]string{}
 	b.drops.episodes = map[string]*episode{}
 	b.live.wake = func() { signal(b.more) }
+	b.letters.name, b.letters.log = cfg.Name, env.Log
 	b.safety = newSafety(env.Log)
 	b.box.state, b.box.since = Down, time.Now()
 	if err := b.compile(); err != nil {
 		return nil, fmt.Errorf("bridge: configuration of %q: %w", cfg.Name, err)
+	}
+	if err := b.letters.restore(env.Log); err != nil {
+		return nil, err
 	}
 	return b, b.down.restore()
 }
@@ -138,7 +143,7 @@ func (b *Bridge) Attach() error {
 	}
 	cursor.SetNotify(func() { signal(b.more) })
 	b.drops.last = cursor.Stats().Dropped
-	b.forward = newForwarder(cursor, b.up, b.safety, &b.accounts)
+	b.forward = newForwarder(cursor, b.up, b.safety, &b.accounts, &b.letters)
 	b.cursor.Store(cursor)
 	return nil
 }

@@ -46,10 +46,15 @@ type Filter struct {
 	NoLocal      bool // not what the bridge itself published
 }
 
+// Rows are the tables of the store.
+type Rows interface {
+	Each(t storage.Table, fn func(key, value []byte) error) error
+}
+
 // Log is what a bridge needs of the store beside its cursor; *storage.Log has it.
 type Log interface {
+	Rows
 	Append(r *storage.Record) (storage.Seq, error)
 	Safe() storage.Seq
 	WaitSafe(ctx context.Context, s storage.Seq) error
-	Each(t storage.Table, fn func(key, value []byte) error) error
 }

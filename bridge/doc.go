@@ -10,6 +10,10 @@
 // their order, except that one refused for the moment (quota, busy) may be overtaken by those in flight behind it.
 // QoS 0 takes a bounded buffer while the upstream is connected and is dropped and counted otherwise.
 //
+// A message that the upstream can never take (too large for it, refused with a reason that will not pass) is dropped,
+// so that the others can go on, counted, and kept as a dead letter: a row of storage.Bridges with the reason and the
+// beginning of the payload, of which there are 256 at most. Refusals that pass (quota, rate, busy) make it wait.
+//
 // Down: a message of QoS 1 or 2 is acknowledged upstream only after the local broker has it safe. The packet
 // identifiers of inbound QoS 2 are rows of the table storage.Bridges, written in the same record as the message and
 // removed, durably, before PUBCOMP, so that a restart of the gateway does not let a command through twice.
@@ -30,7 +34,8 @@
 //
 // # Locks
 //
-// Four, each a leaf that is never held while calling out: liveBuffer.mu, downlink.mu, accounts.mu and stateBox.mu.
+// Five: liveBuffer.mu, downlink.mu, accounts.mu and stateBox.mu are leaves that are never held while calling out;
+// letters.mu is held while a row is given to the store, which does not wait.
 //
 // # Errors
 //

@@ -38,9 +38,14 @@ func packetID(n uint64) uint16 { return uint16(n%65535) + 1 }
 
 // flight is a packet identifier in use towards the upstream.
 type flight struct {
-	n      uint64
-	expect packet.Type // PUBACK, PUBREC or PUBCOMP; SUBACK; PUBREL: ours waits for the disk
+	n       uint64
+	expect  packet.Type // PUBACK, PUBREC or PUBCOMP; SUBACK; PUBREL: ours waits for the disk
+	arrived int64       // Unix ms
+	message []byte      // until PUBREC, should it be refused; nil beyond maxAtHand
 }
+
+// maxAtHand bounds the messages in flight that are kept for the dead letters, in bytes.
+const maxAtHand = 4 << 20
 
 // forwarder sends from the cursor to the upstream and keeps the account of what is in flight. It lives as long as Run
 // does, so that the account spans connections. Owned by Run.
@@ -50,7 +55,9 @@ type forwarder struct {
 	rules    topicMap
 	safety   *safety
 	accounts *accounts
+	letters  *letters
 
+	atHand   int // bytes of messages in flights
 	flights  map[uint16]flight
 	order    []uint64 // numbers sent on this link, ascending; those done go when they come to the front
 	released []uint64 // the same for those that were released before this link
@@ -73,8 +80,8 @@ type forwarder struct {
 	topic   []byte         // scratch
 }
 
-func newForwarder(cursor *storage.Cursor, rules topicMap, s *safety, a *accounts) *forwarder {
-	return &forwarder{cursor: cursor, rules: rules, safety: s, accounts: a,
+func newForwarder(cursor *storage.Cursor, rules topicMap, s *safety, a *accounts, dead *letters) *forwarder {
+	return &forwarder{cursor: cursor, rules: rules, safety: s, accounts: a, letters: dead,
 		flights: map[uint16]flight{}, sentHigh: cursor.Recovered()}
 }
 
@@ -82,7 +89,7 @@ func newForwarder(cursor *storage.Cursor, rules topicMap, s *safety, a *accounts
 // yet; the error is that of the store or ctx.
 func (f *forwarder) resume(ctx context.Context, l *link) error {
 	clear(f.flights)
-	f.order, f.released, f.messages, f.holding, f.refused, f.pause = f.order[:0], nil, 0, false, false, 0
+	f.atHand, f.order, f.released, f.messages, f.holding, f.refused, f.pause = 0, f.order[:0], nil, 0, false, false, 0
 	f.first = true
 	if err := f.safety.log.WaitSafe(ctx, f.received); err != nil {
 		return fmt.Errorf("bridge: wait for the store: %w", err)
@@ -94,7 +101,7 @@ func (f *forwarder) resume(ctx context.Context, l *link) error {
 			f.cursor.Ack(n)
 			continue
 		}
-		f.depart(l, n, packet.PUBCOMP)
+		f.depart(l, flight{n: n, expect: packet.PUBCOMP})
 		f.released = append(f.released, n)
 		l.ack(packet.PUBREL, packetID(n), packet.ReasonSuccess) // [MQTT-4.4.0-1]
 	}
@@ -105,15 +112,20 @@ func (f *forwarder) resume(ctx context.Context, l *link) error {
 	return nil
 }
 
-// depart notes that the upstream has to answer for n.
-func (f *forwarder) depart(l *link, n uint64, expect packet.Type) {
-	f.flights[packetID(n)] = flight{n, expect}
+// depart notes that the upstream has to answer for g.
+func (f *forwarder) depart(l *link, g flight) {
+	if f.atHand+len(g.message) > maxAtHand {
+		g.message = nil
+	}
+	f.atHand += len(g.message)
+	f.flights[packetID(g.n)] = g
 	f.messages++
 	l.expect()
 }
 
 // arrive ends the flight of a message.
 func (f *forwarder) arrive(id uint16) {
+	f.atHand -= len(f.flights[id].message)
 	delete(f.flights, id)
 	f.messages--
 }
@@ -206,7 +218,7 @@ func (f *forwarder) send(l *link, e *storage.Entry) {
 		err = p.Decode(frame, packet.V5)
 	}
 	if err != nil {
-		f.drop(dropDamaged, e.N, nil)
+		f.bury(l, dropDamaged, nil, &flight{n: e.N, arrived: e.Time})
 		return
 	}
 	again := e.N <= f.dupHigh
@@ -220,7 +232,8 @@ func (f *forwarder) send(l *link, e *storage.Entry) {
 		p.PacketID = packetID(e.N)
 	}
 	if packet.PublishSize(p, l.peer.version) > l.peer.maxPacket {
-		f.drop(dropTooLarge, e.N, p.Topic) // [MQTT-3.2.2-15]
+		g := flightOf(e, 0) // [MQTT-3.2.2-15]
+		f.bury(l, dropTooLarge, fmt.Appendf(nil, "the upstream takes %d bytes", l.peer.maxPacket), &g)
 		return
 	}
 	l.gathering = p.Append(l.gathering, l.peer.version)
@@ -231,9 +244,9 @@ func (f *forwarder) send(l *link, e *storage.Entry) {
 		f.cursor.Ack(e.N)
 		return
 	case 1:
-		f.depart(l, e.N, packet.PUBACK)
+		f.depart(l, flightOf(e, packet.PUBACK))
 	case 2:
-		f.depart(l, e.N, packet.PUBREC)
+		f.depart(l, flightOf(e, packet.PUBREC))
 	}
 	f.order = append(f.order, e.N)
 	f.sentHigh = max(f.sentHigh, e.N)
@@ -250,7 +263,8 @@ func (f *forwarder) address(l *link, e *storage.Entry) bool {
 		f.cursor.Ack(e.N) // excluded, or queued by rules that are gone
 		return false
 	case unusable:
-		f.drop(dropTopic, e.N, local)
+		g := flightOf(e, 0)
+		f.bury(l, dropTopic, nil, &g)
 		return false
 	}
 	p.Topic = mappedTo
@@ -287,13 +301,29 @@ func (f *forwarder) inTime(l *link, e *storage.Entry, again bool) bool {
 		p.Expiry = 1
 		return true
 	}
-	f.drop(dropExpired, e.N, p.Topic) // [MQTT-3.3.2-5]
+	f.cursor.Drop(dropExpired, e.N) // [MQTT-3.3.2-5]
+	f.accounts.example(dropExpired, p.Topic)
 	return false
 }
 
-func (f *forwarder) drop(cause string, n uint64, topic []byte) {
-	f.cursor.Drop(cause, n)
-	f.accounts.example(cause, topic)
+func flightOf(e *storage.Entry, expect packet.Type) flight {
+	return flight{n: e.N, expect: expect, arrived: e.Time, message: e.Message}
+}
+
+// bury drops a message that the upstream can never take and keeps a dead letter of it. words may be nil.
+func (f *forwarder) bury(l *link, cause string, words []byte, g *flight) {
+	d := DeadLetter{Time: l.now, Arrived: time.UnixMilli(g.arrived), Cause: cause, Detail: printable(words)}
+	var p packet.Publish
+	if frame, n, err := packet.Next(g.message, packet.V5, 0); err == nil && n > 0 && p.Decode(frame, packet.V5) == nil {
+		d.Topic, d.QoS, d.Size, d.Payload = string(p.Topic), p.QoS, len(p.Payload), p.Payload
+	}
+	f.letters.keep(d, g.n)
+	f.cursor.Drop(cause, g.n)
+	example := d.Topic
+	if d.Detail != "" {
+		example += ": " + d.Detail
+	}
+	f.accounts.example(cause, []byte(example))
 }
 
 // sendLive gathers the QoS 0 messages in batch.
@@ -353,7 +383,8 @@ func (f *forwarder) onAck(l *link, a *packet.Ack) error {
 	if a.Type == packet.PUBREC {
 		seq := f.cursor.Received(g.n)
 		f.received = max(f.received, seq)
-		f.flights[a.PacketID] = flight{g.n, packet.PUBREL}
+		f.atHand -= len(g.message)
+		f.flights[a.PacketID] = flight{n: g.n, expect: packet.PUBREL}
 		f.safety.add(promise{seq: seq, kind: release, id: a.PacketID, n: g.n})
 		return nil
 	}
@@ -377,8 +408,7 @@ func (f *forwarder) onStray(l *link, a *packet.Ack) error {
 func (f *forwarder) onRefusal(l *link, g flight, a *packet.Ack) {
 	f.arrive(a.PacketID)
 	if !passing(a.Reason) {
-		f.cursor.Drop(causeOf(a.Reason), g.n)
-		f.accounts.example(causeOf(a.Reason), a.ReasonString)
+		f.bury(l, causeOf(a.Reason), a.ReasonString, &g)
 		return
 	}
 	if !f.refused {
@@ -410,7 +440,7 @@ func (f *forwarder) keep(l *link, p promise) {
 	if !ok || g.n != p.n || g.expect != packet.PUBREL {
 		return
 	}
-	f.flights[p.id] = flight{g.n, packet.PUBCOMP}
+	f.flights[p.id] = flight{n: g.n, expect: packet.PUBCOMP}
 	l.expect()
 	l.ack(packet.PUBREL, p.id, packet.ReasonSuccess)
 }

@@ -31,6 +31,8 @@ type Status struct {
 	Dropped   map[string]uint64 `json:"dropped,omitempty"` // by cause; the queue's since it was created, others since start
 	Refused   map[string]uint64 `json:"refused,omitempty"` // not taken from their publishers because the queue was full, by limit; since start
 	LastError string            `json:"last_error,omitempty"`
+
+	DeadLetters int `json:"dead_letters,omitempty"` // of the dropped, those kept to be looked at
 }
 
 // Backlog is what waits for the upstream.
@@ -76,7 +78,8 @@ func (s *stateBox) at(address, protocol string) {
 
 // Status returns a snapshot. It may be called from any goroutine, before, while and after Run.
 func (b *Bridge) Status() Status {
-	s := Status{Name: b.cfg.Name, Forwarded: b.accounts.forwarded.Load(), Received: b.accounts.received.Load(), Dropped: b.dropped()}
+	s := Status{Name: b.cfg.Name, Forwarded: b.accounts.forwarded.Load(), Received: b.accounts.received.Load(), Dropped: b.dropped(),
+		DeadLetters: b.letters.count()}
 	b.box.mu.Lock()
 	s.State, s.Since, s.Address, s.Protocol, s.LastError = b.box.state, b.box.since, b.box.address, b.box.protocol, b.box.lastError
 	b.box.mu.Unlock()

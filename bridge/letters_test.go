@@ -1,0 +1,109 @@
+package bridge
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"forebay/broker/packet"
+	"forebay/storage"
+)
+
+// A message that the upstream refused for good used to leave nothing but a counter.
+func TestDeadLettersTellWhatWasRefusedAndWhy(t *testing.T) {
+	u := newUpstream(t)
+	g := newGateway(t, u.address(), nil, nil)
+	g.broker.sendAll(1, "plant/a", "alarm")
+	g.broker.send(packet.Publish{QoS: 1, Topic: []byte("plant/b"), Payload: make([]byte, 200)})
+	g.broker.sendAll(2, "plant/c", "fine")
+	c := u.welcome(false, packet.ConnackProperties{MaximumPacketSize: 150})
+	c.want("PUBLISH 1 up/plant/a alarm #2", "PUBLISH 2 up/plant/c fine #4") // the large one does not block the queue
+	c.send((&packet.Ack{Type: packet.PUBACK, PacketID: 2, Reason: packet.ReasonNotAuthorized, ReasonString: []byte("no\nsuch right")}).Append(nil, c.v))
+	c.ack(packet.PUBREC, 4, 0)
+	c.want("PUBREL 4")
+	c.ack(packet.PUBCOMP, 4, 0)
+	g.awaitStatus("two dead letters", func(s Status) bool { return s.DeadLetters == 2 && s.Backlog.Count == 0 && s.Forwarded == 1 })
+
+	check := func(when string, got []DeadLetter) {
+		t.Helper()
+		var text []string
+		for _, d := range got {
+			text = append(text, fmt.Sprintf("%s %s %q %d %d", d.Cause, d.Topic, d.Detail, d.Size, len(d.Payload)))
+			if d.Time.IsZero() || time.Since(d.Arrived) > time.Hour {
+				t.Errorf("%s: times of %+v", when, d)
+			}
+		}
+		want := `too-large plant/b "the upstream takes 150 bytes" 200 200, not-authorized plant/a "no such right" 5 5`
+		if all := strings.Join(text, ", "); all != want {
+			t.Errorf("%s: got %s\nwant %s", when, all, want)
+		}
+	}
+	check("running", g.bridge.DeadLetters())
+	g.stop()
+	log, err := storage.Open(storage.Config{Path: g.dir, MaxSize: 64 << 20}, slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := ReadDeadLetters(log, "cloud")
+	if err != nil {
+		t.Fatal(err)
+	}
+	check("read from the store", got)
+	if other, err := ReadDeadLetters(log, "clou"); err != nil || len(other) > 0 {
+		t.Errorf("of another bridge: %v, %v", other, err)
+	}
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	g.start()
+	check("after a restart", g.bridge.DeadLetters())
+}
+
+func TestDeadLettersAreBounded(t *testing.T) {
+	cfg := storage.Config{Path: t.TempDir(), MaxSize: 64 << 20}
+	log, err := storage.Open(cfg, slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := letters{name: "cloud", log: log}
+	now := time.Unix(1, 0)
+	for n := range uint64(3 * maxLetters) {
+		now = now.Add(time.Second)
+		for _, cause := range []string{"a", "b"} {
+			l.keep(DeadLetter{Time: now, Cause: cause, Payload: make([]byte, n)}, 2*n+uint64(cause[0]-'a'))
+		}
+	}
+	rows, size := 0, 0
+	newest := l.list()[l.count()-1]
+	if newest.Cause != "b" || len(newest.Payload) != 3*maxLetters-1 {
+		t.Errorf("the newest is %s with %d bytes", newest.Cause, len(newest.Payload))
+	}
+	// An upstream that refuses everything does not wear out the flash.
+	before, known := log.Stats().Appended, l.count()
+	for range 1000 {
+		l.keep(DeadLetter{Time: now, Cause: "a"}, 10000)
+	}
+	if n := log.Stats().Appended - before; n > maxLettersPerCause || l.count() > known+1 {
+		t.Errorf("%d records in one second for one message, %d at hand before, %d now", n, known, l.count())
+	}
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if log, err = storage.Open(cfg, slog.New(slog.DiscardHandler), nil); err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	stored, err := ReadDeadLetters(log, "cloud")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range stored {
+		rows++
+		size += len(d.Payload)
+	}
+	if rows != l.count() || rows > maxLetters || size > maxLetterBytes || rows < 50 {
+		t.Errorf("%d rows with %d bytes of payload in the store, %d at hand", rows, size, l.count())
+	}
+}
