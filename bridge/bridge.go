@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"forebay/broker/packet"
-	"forebay/storage"
 )
 
 // Environment is what a bridge lives in. All fields are required.
@@ -43,7 +42,9 @@ type Bridge struct {
 	more      chan struct{} // the cursor or the live buffer has something
 	settled   chan struct{} // the broker has said something about downlink messages
 
-	cursor atomic.Pointer[storage.Cursor] // set by Attach
+	lanes     atomic.Pointer[[]*lane] // set by Attach
+	liveFirst bool                    // set by Attach: the place of some topics depends on linked
+	linked    atomic.Bool             // a link is there
 
 	// Owned by Run.
 	backoff  backoff
@@ -125,29 +126,6 @@ func signal(c chan struct{}) {
 	}
 }
 
-// Attach makes the bridge a durable consumer: from its return on every matching message is kept for the upstream.
-// Call it after New and before the broker lets clients in. Run does it if it has not been done.
-func (b *Bridge) Attach() error {
-	if b.cursor.Load() != nil {
-		return nil
-	}
-	limits := storage.Limits{MaxBytes: b.cfg.Queue.MaxSize, MaxCount: b.cfg.Queue.MaxCount, MaxAge: b.cfg.Queue.MaxAge,
-		WhenFull: policies[b.cfg.Queue.WhenFull]}
-	filters := make([]Filter, len(b.up))
-	for i, r := range b.up {
-		filters[i] = Filter{Filter: r.filter.text, MaxQoS: r.qos, Lift: byte(b.cfg.Up[i].Lift), NoLocal: true}
-	}
-	cursor, err := b.env.Broker.Attach(b.cfg.Name, limits, filters, b.live.put)
-	if err != nil {
-		return fmt.Errorf("bridge: attach %q: %w", b.cfg.Name, err)
-	}
-	cursor.SetNotify(func() { signal(b.more) })
-	b.drops.last = cursor.Stats().Dropped
-	b.forward = newForwarder(cursor, b.up, b.safety, &b.accounts, &b.letters)
-	b.cursor.Store(cursor)
-	return nil
-}
-
 // Run connects and serves until ctx ends. It never detaches: messages go on being kept. Call it once. It returns when
 // all its goroutines are gone.
 func (b *Bridge) Run(ctx context.Context) error {
@@ -179,9 +157,11 @@ func (b *Bridge) sleep(ctx context.Context, wait time.Duration) {
 		if !now.Before(until) {
 			return
 		}
+		b.collect()
 		timer.Reset(earlier(until, b.lookAt).Sub(now))
 		select {
 		case <-timer.C:
+		case <-b.more:
 		case <-ctx.Done():
 		}
 	}

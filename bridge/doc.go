@@ -6,8 +6,13 @@
 // Up: a message of QoS 1 or 2 that the broker acknowledged to a device leaves the queue only when the upstream has
 // acknowledged it, or when a stated policy dropped it, which is counted by cause and logged once per episode. QoS 1
 // may be repeated after a broken connection. QoS 2 arrives once: the packet identifier is computed from the message's
-// number, "PUBREC received" is durable before PUBREL, and nothing is repeated but after a reconnect. Messages keep
-// their order, except that one refused for the moment (quota, busy) may be overtaken by those in flight behind it.
+// lane and number, "PUBREC received" is durable before PUBREL, and nothing is repeated but after a reconnect. Messages
+// keep their order, except that one refused for the moment (quota, busy) may be overtaken by those in flight behind it,
+// and as the rules ask.
+//
+// The rules' orders and priorities are made of lanes: consumers of the log, each strict within itself, each with packet
+// identifiers of its own. The broker puts a message into one lane when it comes (place); live-first has two, one for what
+// comes while the link is there and one for the rest. A lane that no rule uses any more is sent as the rules of today say.
 // QoS 0 takes a bounded buffer while the upstream is connected and is dropped and counted otherwise.
 //
 // A message that the upstream can never take (too large for it, refused with a reason that will not pass) is dropped,

@@ -160,9 +160,8 @@ func (d *downlink) subscribe(l *link, f *forwarder) {
 		return
 	}
 	d.subscribed = true // until a SUBACK says otherwise
-	ids := f.freeIDs((len(d.rules) + filtersPerSubscribe - 1) / filtersPerSubscribe)
 	for first := 0; first < len(d.rules); first += filtersPerSubscribe {
-		s := packet.Subscribe{PacketID: ids[first/filtersPerSubscribe]}
+		s := packet.Subscribe{PacketID: uint16(controlIDs + first/filtersPerSubscribe)}
 		var rules []int
 		for i := first; i < min(first+filtersPerSubscribe, len(d.rules)); i++ {
 			text := d.rules[i].filter.text

@@ -12,10 +12,6 @@ import (
 )
 
 const (
-	// maxWindow bounds how far what is in flight may spread, in numbers: less than the 65,535 packet identifiers, so
-	// that those just below the oldest are free for SUBSCRIBE.
-	maxWindow = 65000
-
 	// A refusal for the moment pauses forwarding for a random part of pauseMin, doubling up to pauseMax.
 	pauseMin = time.Second
 	pauseMax = time.Minute
@@ -23,21 +19,22 @@ const (
 
 // Causes of drops that a bridge counts itself. A refusal is counted under the name of its reason code.
 const (
-	dropExpired  = "expired"
-	dropTooLarge = "too-large"
-	dropTopic    = "topic-invalid"
-	dropDamaged  = "damaged"
-	dropOffline  = "qos0-offline"
-	dropOverflow = "qos0-overflow"
-	dropRefused  = "down-refused"
-	dropNoRule   = "down-unmatched"
+	dropExpired = "expired"
+	// dropSuperseded is the cause of what a later message on the same topic has replaced, as the rule asks.
+	dropSuperseded = "superseded"
+	dropTooLarge   = "too-large"
+	dropTopic      = "topic-invalid"
+	dropDamaged    = "damaged"
+	dropOffline    = "qos0-offline"
+	dropOverflow   = "qos0-overflow"
+	dropGone       = "no-rule" // queued under rules that are gone
+	dropRefused    = "down-refused"
+	dropNoRule     = "down-unmatched"
 )
-
-// packetID returns the packet identifier of the message with number n.
-func packetID(n uint64) uint16 { return uint16(n%65535) + 1 }
 
 // flight is a packet identifier in use towards the upstream.
 type flight struct {
+	lane    *lane // nil: SUBSCRIBE
 	n       uint64
 	expect  packet.Type // PUBACK, PUBREC or PUBCOMP; SUBACK; PUBREL: ours waits for the disk
 	arrived int64       // Unix ms
@@ -47,27 +44,20 @@ type flight struct {
 // maxAtHand bounds the messages in flight that are kept for the dead letters, in bytes.
 const maxAtHand = 4 << 20
 
-// forwarder sends from the cursor to the upstream and keeps the account of what is in flight. It lives as long as Run
+// forwarder sends from the lanes to the upstream and keeps the account of what is in flight. It lives as long as Run
 // does, so that the account spans connections. Owned by Run.
 type forwarder struct {
 	// Constant.
-	cursor   *storage.Cursor
+	lanes    []*lane // in the order in which they are served
 	rules    topicMap
 	safety   *safety
 	accounts *accounts
 	letters  *letters
 
-	atHand   int // bytes of messages in flights
 	flights  map[uint16]flight
-	order    []uint64 // numbers sent on this link, ascending; those done go when they come to the front
-	released []uint64 // the same for those that were released before this link
-	messages int      // of flights, those that count against the receive maximum
-	sentHigh uint64   // numbers up to this one may have been sent in the present session of the upstream
-	dupHigh  uint64   // of those, the highest that can be unacknowledged: sent with DUP
-	first    bool     // nothing has been pulled on this link
-
-	held    storage.Entry // next to be sent, when holding
-	holding bool
+	messages int // of flights, those that count against the receive maximum
+	atHand   int // bytes of messages in flights
+	replay   replay
 
 	received storage.Seq // of the last Received: PUBREL of a former link waits for it
 
@@ -80,36 +70,51 @@ type forwarder struct {
 	topic   []byte         // scratch
 }
 
-func newForwarder(cursor *storage.Cursor, rules topicMap, s *safety, a *accounts, dead *letters) *forwarder {
-	return &forwarder{cursor: cursor, rules: rules, safety: s, accounts: a, letters: dead,
-		flights: map[uint16]flight{}, sentHigh: cursor.Recovered()}
+func newForwarder(lanes []*lane, b *Bridge) *forwarder {
+	return &forwarder{lanes: lanes, rules: b.up, safety: b.safety, accounts: &b.accounts, letters: &b.letters,
+		replay: newReplay(b.cfg.Replay), flights: map[uint16]flight{}}
 }
 
 // resume begins a link. It waits for the disk when messages were received on the link before and that is not durable
 // yet; the error is that of the store or ctx.
 func (f *forwarder) resume(ctx context.Context, l *link) error {
 	clear(f.flights)
-	f.atHand, f.order, f.released, f.messages, f.holding, f.refused, f.pause = 0, f.order[:0], nil, 0, false, false, 0
-	f.first = true
+	f.messages, f.atHand, f.refused, f.pause = 0, 0, false, 0
 	if err := f.safety.log.WaitSafe(ctx, f.received); err != nil {
 		return fmt.Errorf("bridge: wait for the store: %w", err)
 	}
-	for _, n := range f.cursor.Released() {
+	for _, a := range f.lanes {
+		if !l.peer.sessionPresent {
+			a.sentHigh = 0
+		}
+		a.rewind()
+		f.release(l, a)
+	}
+	return nil
+}
+
+// end ends a link. What was in flight may be superseded now, as far as that is safe.
+func (f *forwarder) end() {
+	for _, a := range f.lanes {
+		if a.order == latest {
+			a.rewind()
+		}
+	}
+}
+
+// release takes up the exchanges of a lane that have come as far as PUBREL.
+func (f *forwarder) release(l *link, a *lane) {
+	for _, n := range a.cursor.Released() {
 		if !l.peer.sessionPresent {
 			// The upstream has the message, its PUBREC said so, and has forgotten the exchange: it is finished.
 			f.accounts.forwarded.Add(1)
-			f.cursor.Ack(n)
+			a.cursor.Ack(n)
 			continue
 		}
-		f.depart(l, flight{n: n, expect: packet.PUBCOMP})
-		f.released = append(f.released, n)
-		l.ack(packet.PUBREL, packetID(n), packet.ReasonSuccess) // [MQTT-4.4.0-1]
+		f.depart(l, flight{lane: a, n: n, expect: packet.PUBCOMP})
+		a.released = append(a.released, n)
+		l.ack(packet.PUBREL, a.packetID(n), packet.ReasonSuccess) // [MQTT-4.4.0-1]
 	}
-	if !l.peer.sessionPresent {
-		f.sentHigh = 0
-	}
-	f.cursor.Rewind()
-	return nil
 }
 
 // depart notes that the upstream has to answer for g.
@@ -118,7 +123,7 @@ func (f *forwarder) depart(l *link, g flight) {
 		g.message = nil
 	}
 	f.atHand += len(g.message)
-	f.flights[packetID(g.n)] = g
+	f.flights[g.lane.packetID(g.n)] = g
 	f.messages++
 	l.expect()
 }
@@ -130,71 +135,56 @@ func (f *forwarder) arrive(id uint16) {
 	f.messages--
 }
 
-// oldest returns the lowest number in flight.
-func (f *forwarder) oldest() (uint64, bool) {
-	n, ok := f.front(&f.order)
-	if m, also := f.front(&f.released); also && (!ok || m < n) {
+// oldest returns the lowest number of a lane in flight.
+func (f *forwarder) oldest(a *lane) (uint64, bool) {
+	n, ok := f.front(a, &a.flown)
+	if m, also := f.front(a, &a.released); also && (!ok || m < n) {
 		return m, true
 	}
 	return n, ok
 }
 
 // front returns the first of list that is still in flight and removes those before it.
-func (f *forwarder) front(list *[]uint64) (uint64, bool) {
+func (f *forwarder) front(a *lane, list *[]uint64) (uint64, bool) {
 	for ; len(*list) > 0; *list = (*list)[1:] {
 		n := (*list)[0]
-		if g, ok := f.flights[packetID(n)]; ok && g.n == n && g.expect != packet.SUBACK {
+		if g, ok := f.flights[a.packetID(n)]; ok && g.n == n {
 			return n, true
 		}
 	}
 	return 0, false
 }
 
-// freeIDs returns count packet identifiers that no message uses now or in this session's past that is open: those just
-// below the oldest.
-func (f *forwarder) freeIDs(count int) []uint16 {
-	base, ok := f.oldest()
-	if !f.holding {
-		f.held, f.holding = f.cursor.Next()
-	}
-	if f.holding && (!ok || f.held.N < base) {
-		base, ok = f.held.N, true
-	}
-	if !ok {
-		base = f.sentHigh + 1
-	}
-	ids := make([]uint16, 0, count)
-	for n := base + 65535 - 1; len(ids) < count; n-- {
-		if _, used := f.flights[packetID(n)]; !used {
-			ids = append(ids, packetID(n))
-		}
-	}
-	return ids
-}
-
-// pull gathers messages until the receive maximum is reached, the batch is full, or nothing is left.
+// pull gathers messages until the receive maximum is reached, the batch is full, or nothing is left that may go now.
 func (f *forwarder) pull(l *link) {
 	if f.refused && !f.restart(l) {
 		return
 	}
+	f.replay.blocked = false
+	for _, a := range f.lanes {
+		f.pullLane(l, a)
+	}
+}
+
+func (f *forwarder) pullLane(l *link, a *lane) {
 	for f.messages < l.peer.window && len(l.gathering) < fullBatch {
-		if !f.holding {
-			if f.held, f.holding = f.cursor.Next(); !f.holding {
-				return
-			}
-		}
-		n := f.held.N
-		if f.first {
-			f.first, f.dupHigh = false, min(f.sentHigh, n+maxWindow-1)
-		}
-		if _, used := f.flights[packetID(n)]; used {
-			return // never two in flight with the same packet identifier [MQTT-2.2.1-3]
-		}
-		if oldest, ok := f.oldest(); ok && n >= oldest+maxWindow {
+		e, ok := a.peek()
+		if !ok {
 			return
 		}
-		f.send(l, &f.held)
-		f.holding, f.held = false, storage.Entry{}
+		if oldest, ok := f.oldest(a); ok && e.N >= oldest+maxWindow {
+			return // never two in flight with the same packet identifier [MQTT-2.2.1-3]
+		}
+		aged := a.aged(e, l.now)
+		if aged && !f.replay.allows(l.now) {
+			return
+		}
+		before := len(l.gathering)
+		f.send(l, a, e)
+		if aged {
+			f.replay.spend(len(l.gathering) - before)
+		}
+		a.advance()
 	}
 }
 
@@ -203,37 +193,38 @@ func (f *forwarder) restart(l *link) bool {
 	if f.messages > 0 || l.now.Before(f.until) {
 		return false
 	}
-	// Nothing is open in the session: what was refused begins a new exchange.
-	f.refused, f.sentHigh, f.dupHigh, f.order = false, 0, 0, f.order[:0]
-	f.holding, f.held = false, storage.Entry{}
-	f.cursor.Rewind()
+	f.refused = false
+	for _, a := range f.lanes {
+		a.sentHigh = 0 // Nothing is open in the session: what was refused begins a new exchange.
+		a.rewind()
+	}
 	return true
 }
 
 // send gathers one message or drops it.
-func (f *forwarder) send(l *link, e *storage.Entry) {
+func (f *forwarder) send(l *link, a *lane, e *storage.Entry) {
 	p := &f.publish
+	g := flight{lane: a, n: e.N, arrived: e.Time, message: e.Message}
 	frame, _, err := packet.Next(e.Message, packet.V5, 0)
 	if err == nil {
 		err = p.Decode(frame, packet.V5)
 	}
 	if err != nil {
-		f.bury(l, dropDamaged, nil, &flight{n: e.N, arrived: e.Time})
+		f.bury(l, dropDamaged, nil, &g)
 		return
 	}
-	again := e.N <= f.dupHigh
-	if !f.address(l, e) || !f.inTime(l, e, again) {
+	r := f.address(l, &g)
+	if r == nil || !f.inTime(l, a, e, r) {
 		return
 	}
 	p.QoS = min(e.Options&3, l.peer.maxQoS) // [MQTT-3.2.2-11]
-	p.Dup = again && p.QoS > 0              // [MQTT-3.3.1-1], [MQTT-3.3.1-2]
+	p.Dup = a.repeated(e.N) && p.QoS > 0    // [MQTT-3.3.1-1], [MQTT-3.3.1-2]
 	p.PacketID = 0
 	if p.QoS > 0 {
-		p.PacketID = packetID(e.N)
+		p.PacketID = a.packetID(e.N)
 	}
 	if packet.PublishSize(p, l.peer.version) > l.peer.maxPacket {
-		g := flightOf(e, 0) // [MQTT-3.2.2-15]
-		f.bury(l, dropTooLarge, fmt.Appendf(nil, "the upstream takes %d bytes", l.peer.maxPacket), &g)
+		f.bury(l, dropTooLarge, fmt.Appendf(nil, "the upstream takes %d bytes", l.peer.maxPacket), &g) // [MQTT-3.2.2-15]
 		return
 	}
 	l.gathering = p.Append(l.gathering, l.peer.version)
@@ -241,36 +232,34 @@ func (f *forwarder) send(l *link, e *storage.Entry) {
 	case 0:
 		// The upstream offers no better: nothing will tell whether it arrived.
 		f.accounts.forwarded.Add(1)
-		f.cursor.Ack(e.N)
+		a.cursor.Ack(e.N)
 		return
 	case 1:
-		f.depart(l, flightOf(e, packet.PUBACK))
+		g.expect = packet.PUBACK
 	case 2:
-		f.depart(l, flightOf(e, packet.PUBREC))
+		g.expect = packet.PUBREC
 	}
-	f.order = append(f.order, e.N)
-	f.sentHigh = max(f.sentHigh, e.N)
+	f.depart(l, g)
+	a.sent(e.N)
 }
 
-// address maps the topic and the retain flag, or lets go of the message.
-func (f *forwarder) address(l *link, e *storage.Entry) bool {
+// address maps the topic and the retain flag and returns the rule, or lets go of the message and returns nil.
+func (f *forwarder) address(l *link, g *flight) *rule {
 	p := &f.publish
-	local := p.Topic
-	mappedTo, r, v := f.rules.apply(f.topic[:0], local)
+	mappedTo, r, v := f.rules.apply(f.topic[:0], p.Topic)
 	f.topic = mappedTo
 	switch v {
 	case unmatched:
-		f.cursor.Ack(e.N) // excluded, or queued by rules that are gone
-		return false
+		f.bury(l, dropGone, nil, g)
+		return nil
 	case unusable:
-		g := flightOf(e, 0)
-		f.bury(l, dropTopic, nil, &g)
-		return false
+		f.bury(l, dropTopic, nil, g)
+		return nil
 	}
 	p.Topic = mappedTo
 	p.Retain = r.retained(p.Retain) && l.peer.retain // [MQTT-3.2.2-14]
 	p.TopicAlias, p.SubscriptionIDs = 0, nil         // [MQTT-3.3.4-6]
-	return true
+	return r
 }
 
 // retained applies the rule's retain policy.
@@ -284,9 +273,12 @@ func (r *rule) retained(published bool) bool {
 	return published
 }
 
-// inTime counts the message's expiry down, or drops it when it has passed.
-func (f *forwarder) inTime(l *link, e *storage.Entry, again bool) bool {
+// inTime counts the message's expiry down, or that of its rule if it is less, or drops it when it has passed.
+func (f *forwarder) inTime(l *link, a *lane, e *storage.Entry, r *rule) bool {
 	p := &f.publish
+	if r.expiry > 0 && (!p.HasExpiry || p.Expiry > r.expiry) {
+		p.HasExpiry, p.Expiry = true, r.expiry
+	}
 	if !p.HasExpiry {
 		return true
 	}
@@ -295,19 +287,13 @@ func (f *forwarder) inTime(l *link, e *storage.Entry, again bool) bool {
 		p.Expiry -= uint32(waited) // [MQTT-3.3.2-6]
 		return true
 	}
-	if again && e.Options&3 == 2 {
-		// The exchange may be half way: it must end, or the upstream would take a later message with this packet
-		// identifier for a repetition.
+	if a.bound(e) {
 		p.Expiry = 1
 		return true
 	}
-	f.cursor.Drop(dropExpired, e.N) // [MQTT-3.3.2-5]
+	a.cursor.Drop(dropExpired, e.N) // [MQTT-3.3.2-5]
 	f.accounts.example(dropExpired, p.Topic)
 	return false
-}
-
-func flightOf(e *storage.Entry, expect packet.Type) flight {
-	return flight{n: e.N, expect: expect, arrived: e.Time, message: e.Message}
 }
 
 // bury drops a message that the upstream can never take and keeps a dead letter of it. words may be nil.
@@ -317,8 +303,8 @@ func (f *forwarder) bury(l *link, cause string, words []byte, g *flight) {
 	if frame, n, err := packet.Next(g.message, packet.V5, 0); err == nil && n > 0 && p.Decode(frame, packet.V5) == nil {
 		d.Topic, d.QoS, d.Size, d.Payload = string(p.Topic), p.QoS, len(p.Payload), p.Payload
 	}
-	f.letters.keep(d, g.n)
-	f.cursor.Drop(cause, g.n)
+	f.letters.keep(d, g.lane.slot(), g.n)
+	g.lane.cursor.Drop(cause, g.n)
 	example := d.Topic
 	if d.Detail != "" {
 		example += ": " + d.Detail
@@ -381,16 +367,16 @@ func (f *forwarder) onAck(l *link, a *packet.Ack) error {
 	}
 	f.pause = 0
 	if a.Type == packet.PUBREC {
-		seq := f.cursor.Received(g.n)
+		seq := g.lane.cursor.Received(g.n)
 		f.received = max(f.received, seq)
 		f.atHand -= len(g.message)
-		f.flights[a.PacketID] = flight{n: g.n, expect: packet.PUBREL}
+		f.flights[a.PacketID] = flight{lane: g.lane, n: g.n, expect: packet.PUBREL}
 		f.safety.add(promise{seq: seq, kind: release, id: a.PacketID, n: g.n})
 		return nil
 	}
 	// PUBCOMP with "Packet Identifier not found" ends the exchange as well.
 	f.accounts.forwarded.Add(1)
-	f.cursor.Ack(g.n)
+	g.lane.cursor.Ack(g.n)
 	f.arrive(a.PacketID)
 	return nil
 }
@@ -440,7 +426,7 @@ func (f *forwarder) keep(l *link, p promise) {
 	if !ok || g.n != p.n || g.expect != packet.PUBREL {
 		return
 	}
-	f.flights[p.id] = flight{n: g.n, expect: packet.PUBCOMP}
+	f.flights[p.id] = flight{lane: g.lane, n: g.n, expect: packet.PUBCOMP}
 	l.expect()
 	l.ack(packet.PUBREL, p.id, packet.ReasonSuccess)
 }

@@ -32,8 +32,8 @@ type DeadLetter struct {
 	Payload []byte    `json:"payload,omitempty"` // its first 4 KiB; base64 in JSON
 }
 
-// letters keeps the latest dead letters as rows of storage.Bridges: bridge's name, 0, 'd', eight bytes number in the
-// queue → JSON of a DeadLetter. A message that is given up twice, because the gateway died in between, has one row.
+// letters keeps the latest dead letters as rows of storage.Bridges: bridge's name, 0, 'd', one byte lane, eight bytes
+// number in it → JSON of a DeadLetter. A message that is given up twice, because the gateway died in between, has one row.
 type letters struct {
 	// Constant.
 	name string
@@ -104,10 +104,10 @@ func (l *letters) count() int {
 	return len(l.kept)
 }
 
-// keep writes d, which has number n in the queue, and forgets the oldest ones beyond the bounds. It does not wait for
+// keep writes d, which has number n in its lane, and forgets the oldest ones beyond the bounds. It does not wait for
 // the disk: the row comes before the acknowledgement in the log that lets go of the message. A store that takes nothing
 // keeps none; the message has been counted.
-func (l *letters) keep(d DeadLetter, n uint64) {
+func (l *letters) keep(d DeadLetter, lane byte, n uint64) {
 	if second := d.Time.Unix(); second != l.second || l.writes == nil {
 		l.second, l.writes = second, map[string]int{}
 	}
@@ -119,7 +119,7 @@ func (l *letters) keep(d DeadLetter, n uint64) {
 	if err != nil {
 		panic("BUG: bridge: dead letter: " + err.Error())
 	}
-	one := letter{d, binary.BigEndian.AppendUint64(letterPrefix(l.name), n), 0}
+	one := letter{d, binary.BigEndian.AppendUint64(append(letterPrefix(l.name), lane), n), 0}
 	one.size = len(one.key) + len(value)
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -72,7 +72,7 @@ func TestDeadLettersAreBounded(t *testing.T) {
 	for n := range uint64(3 * maxLetters) {
 		now = now.Add(time.Second)
 		for _, cause := range []string{"a", "b"} {
-			l.keep(DeadLetter{Time: now, Cause: cause, Payload: make([]byte, n)}, 2*n+uint64(cause[0]-'a'))
+			l.keep(DeadLetter{Time: now, Cause: cause, Payload: make([]byte, n)}, 0, 2*n+uint64(cause[0]-'a'))
 		}
 	}
 	rows, size := 0, 0
@@ -83,7 +83,7 @@ func TestDeadLettersAreBounded(t *testing.T) {
 	// An upstream that refuses everything does not wear out the flash.
 	before, known := log.Stats().Appended, l.count()
 	for range 1000 {
-		l.keep(DeadLetter{Time: now, Cause: "a"}, 10000)
+		l.keep(DeadLetter{Time: now, Cause: "a"}, 0, 10000)
 	}
 	if n := log.Stats().Appended - before; n > maxLettersPerCause || l.count() > known+1 {
 		t.Errorf("%d records in one second for one message, %d at hand before, %d now", n, known, l.count())

@@ -15,11 +15,10 @@ func (b *Bridge) serve(ctx context.Context, c *conn) error {
 	l := &link{conn: c, now: now, sent: now, heard: now}
 	err := b.resume(ctx, l)
 	if err == nil {
-		b.live.setOpen(true)
-		b.cursor.Load().SetLive(true)
+		b.setLinked(true)
 		err = b.rounds(ctx, l)
-		b.cursor.Load().SetLive(false)
-		b.live.setOpen(false)
+		b.setLinked(false)
+		b.forward.end()
 	}
 	var broken *brokenError
 	var malformed *packet.Error
@@ -50,7 +49,7 @@ func (b *Bridge) resume(ctx context.Context, l *link) error {
 		session = "resumed"
 	}
 	b.log.Info("connected to the upstream", "address", l.address.text, "protocol", l.peer.version, "session", session,
-		"backlog", b.cursor.Load().Stats().Count, "away", time.Since(b.lostAt).Round(time.Second))
+		"backlog", b.queueStats().Count, "away", time.Since(b.lostAt).Round(time.Second))
 	return nil
 }
 
@@ -173,6 +172,9 @@ func (b *Bridge) nextDue(l *link, leaveAt time.Time) time.Time {
 	}
 	if b.forward.refused && b.forward.messages == 0 {
 		next = earlier(next, b.forward.until)
+	}
+	if b.forward.replay.blocked {
+		next = earlier(next, b.forward.replay.due())
 	}
 	if !b.down.retry.IsZero() {
 		next = earlier(next, b.down.retry)

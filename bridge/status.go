@@ -5,6 +5,8 @@ import (
 	"maps"
 	"sync"
 	"time"
+
+	"forebay/storage"
 )
 
 // State says what the link to the upstream is worth.
@@ -32,7 +34,8 @@ type Status struct {
 	Refused   map[string]uint64 `json:"refused,omitempty"` // not taken from their publishers because the queue was full, by limit; since start
 	LastError string            `json:"last_error,omitempty"`
 
-	DeadLetters int `json:"dead_letters,omitempty"` // of the dropped, those kept to be looked at
+	DeadLetters int          `json:"dead_letters,omitempty"` // of the dropped, those kept to be looked at
+	Lanes       []LaneStatus `json:"lanes,omitempty"`        // of a bridge that has more than one
 }
 
 // Backlog is what waits for the upstream.
@@ -40,6 +43,33 @@ type Backlog struct {
 	Count  int64      `json:"count"`
 	Bytes  int64      `json:"bytes"`
 	Oldest *time.Time `json:"oldest,omitempty"` // arrival of the oldest
+}
+
+// LaneStatus is a part of the backlog: of the rules with one order and priority.
+type LaneStatus struct {
+	Name string `json:"name"` // such as high.strict or normal.backlog
+	Backlog
+}
+
+func backlogOf(q storage.CursorStats) Backlog {
+	b := Backlog{Count: q.Count, Bytes: q.Bytes}
+	if q.Count > 0 && q.Oldest > 0 {
+		oldest := time.UnixMilli(q.Oldest)
+		b.Oldest = &oldest
+	}
+	return b
+}
+
+func (b *Bridge) laneStatus() []LaneStatus {
+	lanes := b.lanes.Load()
+	if lanes == nil || len(*lanes) < 2 {
+		return nil
+	}
+	var all []LaneStatus
+	for _, a := range *lanes {
+		all = append(all, LaneStatus{priorityNames[a.priority] + "." + orderNames[a.order], backlogOf(a.cursor.Stats())})
+	}
+	return all
 }
 
 // stateBox is the part of Status that changes with the link.
@@ -83,14 +113,9 @@ func (b *Bridge) Status() Status {
 	b.box.mu.Lock()
 	s.State, s.Since, s.Address, s.Protocol, s.LastError = b.box.state, b.box.since, b.box.address, b.box.protocol, b.box.lastError
 	b.box.mu.Unlock()
-	if cursor := b.cursor.Load(); cursor != nil {
-		q := cursor.Stats()
-		s.Backlog, s.Refused = Backlog{Count: q.Count, Bytes: q.Bytes}, q.Refused
-		if q.Count > 0 && q.Oldest > 0 {
-			oldest := time.UnixMilli(q.Oldest)
-			s.Backlog.Oldest = &oldest
-		}
-	}
+	q := b.queueStats()
+	s.Backlog, s.Refused = backlogOf(q), q.Refused
+	s.Lanes = b.laneStatus()
 	return s
 }
 
@@ -100,10 +125,8 @@ func (b *Bridge) dropped() map[string]uint64 {
 	if offline, overflow := b.live.dropped(); offline+overflow > 0 {
 		counts[dropOffline], counts[dropOverflow] = offline, overflow
 	}
-	if cursor := b.cursor.Load(); cursor != nil {
-		for cause, n := range cursor.Stats().Dropped {
-			counts[cause] += n
-		}
+	for cause, n := range b.queueStats().Dropped {
+		counts[cause] += n
 	}
 	maps.DeleteFunc(counts, func(_ string, n uint64) bool { return n == 0 })
 	return counts

@@ -91,7 +91,8 @@ func (g *Gateway) newBridges() {
 func (g *Gateway) reportOrphans() {
 	for _, name := range g.store.Consumers() {
 		bridgeName, ok := strings.CutPrefix(name, consumerPrefix)
-		if !ok || bridgeName == commandsName {
+		bridgeName, _, queue := strings.Cut(bridgeName, "#")
+		if !ok || queue || bridgeName == commandsName {
 			continue
 		}
 		if !slices.ContainsFunc(g.cfg.Bridges, func(c bridge.Config) bool { return c.Name == bridgeName }) {
