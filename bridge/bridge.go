@@ -37,6 +37,7 @@ type Bridge struct {
 	accounts  accounts
 	live      liveBuffer
 	letters   letters
+	ledger    ledger
 	box       stateBox
 	safety    *safety
 	more      chan struct{} // the cursor or the live buffer has something
@@ -47,18 +48,21 @@ type Bridge struct {
 	linked    atomic.Bool             // a link is there
 
 	// Owned by Run.
-	backoff  backoff
-	forward  *forwarder
-	down     *downlink
-	versions map[string]packet.Version // by address; absent: 5.0
-	first    int                       // index of the address to try first
-	suspect  bool                      // the last link stalled: a new one has to prove itself
-	reported map[string]bool           // failures logged since the last stable connection
-	lostAt   time.Time
-	drops    dropWatch
-	lookAt   time.Time // when the counters are looked at next
-	told     string    // the status published last
-	spare    []byte    // empty buffer for the live buffer
+	backoff       backoff
+	forward       *forwarder
+	down          *downlink
+	canary        *canary
+	meter         meter
+	versions      map[string]packet.Version // by address; absent: 5.0
+	first         int                       // index of the address to try first
+	suspect       bool                      // the last link stalled: a new one has to prove itself
+	reported      map[string]bool           // failures logged since the last stable connection
+	lostAt        time.Time
+	drops         dropWatch
+	lookAt        time.Time // when the counters are looked at next
+	told          string    // the status published last
+	toldConnected string    // 1 or 0, published last
+	spare         []byte    // empty buffer for the live buffer
 }
 
 // New checks cfg, on which SetDefaults has been called, and reads what the store knows about the bridge. It must be
@@ -78,12 +82,16 @@ func New(cfg Config, env Environment) (*Bridge, error) {
 	b.drops.episodes = map[string]*episode{}
 	b.live.wake = func() { signal(b.more) }
 	b.letters.name, b.letters.log = cfg.Name, env.Log
+	b.ledger.name, b.ledger.log = cfg.Name, env.Log
 	b.safety = newSafety(env.Log)
 	b.box.state, b.box.since = Down, time.Now()
 	if err := b.compile(); err != nil {
 		return nil, fmt.Errorf("bridge: configuration of %q: %w", cfg.Name, err)
 	}
 	if err := b.letters.restore(env.Log); err != nil {
+		return nil, err
+	}
+	if err := b.ledger.restore(env.Log); err != nil {
 		return nil, err
 	}
 	return b, b.down.restore()
@@ -106,6 +114,11 @@ func (b *Bridge) compile() error {
 	if b.username, err = expandSite(b.cfg.Username, b.env.Site); err != nil {
 		return fmt.Errorf("username: %w", err)
 	}
+	topic, err := expandSite(b.cfg.Canary.Topic, b.env.Site)
+	if err != nil {
+		return fmt.Errorf("canary.topic: %w", err)
+	}
+	b.canary = newCanary(topic, b.cfg.Canary, b.patience.ping)
 	if b.up, err = compileUp(b.cfg.Up, b.env.Site); err != nil {
 		return err
 	}
@@ -139,6 +152,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 	defer stop()
 	b.lostAt = time.Now()
 	b.setState(Connecting, "")
+	b.tellOutages()
 	for ctx.Err() == nil {
 		b.sleep(ctx, b.visit(ctx))
 	}
@@ -173,6 +187,11 @@ func (b *Bridge) look(now time.Time) {
 		return
 	}
 	b.lookAt = now.Add(b.patience.status)
+	b.accountOutage(now)
+	if !b.ledger.returned().IsZero() {
+		b.lookAt = now.Add(min(b.patience.status, outageLook))
+	}
+	b.measure(now)
 	b.drops.look(now, b.dropped(), b.accounts.lastExample, b.log)
 	b.tellStatus()
 }
@@ -201,6 +220,7 @@ func (b *Bridge) visit(ctx context.Context) time.Duration {
 			continue
 		}
 		wait := b.backoff.next()
+		b.outageBegins(b.lostAt, why)
 		b.report("cannot connect to the upstream", a, err, "retry_in", rounded(wait))
 		b.first = 0
 		return wait
@@ -224,10 +244,12 @@ func (b *Bridge) attend(ctx context.Context, c *conn, at int) time.Duration {
 	err := b.serve(ctx, c)
 	c.close()
 	if ctx.Err() != nil && err == nil {
+		b.closeOutage(time.Now(), false)
 		return 0
 	}
 	b.lostAt = time.Now()
-	b.suspect = errors.Is(err, errStalled)
+	b.outageBegins(b.lostAt, explain(err))
+	b.suspect = errors.Is(err, errStalled) || errors.Is(err, errCanary)
 	stable := !b.suspect && time.Since(began) >= b.patience.stable
 	b.first = at + 1 // an address that does not hold gives the next one a chance
 	if stable {

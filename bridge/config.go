@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"forebay/broker/packet"
 	"forebay/storage"
 )
 
@@ -43,6 +44,7 @@ type Config struct {
 	Reconnect ReconnectConfig `mapstructure:"reconnect"`
 	Queue     QueueConfig     `mapstructure:"queue"`
 	Replay    ReplayConfig    `mapstructure:"replay"`
+	Canary    CanaryConfig    `mapstructure:"canary"`
 
 	// Up lists what is forwarded, at most 1000 rules. The first that matches decides; about QoS, order and priority when
 	// the message comes, about the rest when it is sent.
@@ -88,6 +90,16 @@ type QueueConfig struct {
 type ReplayConfig struct {
 	MessagesPerSecond float64 `mapstructure:"messages_per_second"` // 0: no limit
 	BytesPerSecond    int64   `mapstructure:"bytes_per_second"`    // on the wire, without TLS. 0: no limit
+}
+
+// CanaryConfig sends messages of QoS 0 to ourselves through the upstream, to see whether it moves messages. Once one
+// has come back, two in a row that do not, in 10 s each, end the link: the state becomes stalled.
+type CanaryConfig struct {
+	// Topic is one upstream that this client alone uses, and may publish and subscribe to. {site} stands for the site.
+	// Empty: no canary.
+	Topic string `mapstructure:"topic"`
+
+	Interval time.Duration `mapstructure:"interval"` // between two. 1 s or more. Default 30 s
 }
 
 // UpRule forwards what matches Filter.
@@ -161,6 +173,7 @@ func (c *Config) SetDefaults() {
 	setDefault(&c.KeepAlive, 30*time.Second)
 	setDefault(&c.Reconnect.Min, time.Second)
 	setDefault(&c.Reconnect.Max, max(time.Minute, c.Reconnect.Min))
+	setDefault(&c.Canary.Interval, 30*time.Second)
 	setDefault(&c.Queue.MaxSize, 1<<30)
 	setDefault(&c.Queue.MaxAge, 720*time.Hour)
 	setDefault(&c.Queue.WhenFull, "drop-oldest")
@@ -233,6 +246,17 @@ func (r *UpRule) validateFlow(report func(path, problem string)) {
 	}
 }
 
+func (c *CanaryConfig) validate(report func(path, problem string)) {
+	if topic, err := expandSite(c.Topic, siteExample); err != nil {
+		report("topic", err.Error())
+	} else if err := packet.CheckTopicName([]byte(topic)); c.Topic != "" && err != nil {
+		report("topic", plain(err).Error())
+	}
+	if c.Interval < time.Second {
+		report("interval", "must be at least 1s")
+	}
+}
+
 func (c *Config) validateConnection(report func(path, problem string)) {
 	if len(c.Addresses) == 0 {
 		report("addresses", "missing: give at least one, such as mqtts://broker.example.com:8883")
@@ -292,6 +316,7 @@ func (c *Config) validateQueue(report func(path, problem string)) {
 	if q.MaxCount < 0 {
 		report("queue.max_count", "must not be negative: leave it out for no limit")
 	}
+	c.Canary.validate(under("canary", report))
 	if c.Replay.MessagesPerSecond < 0 {
 		report("replay.messages_per_second", "must not be negative: leave it out for no limit")
 	}

@@ -60,6 +60,7 @@ func TestValidate(t *testing.T) {
 			c.Replay = ReplayConfig{MessagesPerSecond: -1, BytesPerSecond: -1}
 			c.SetDefaults()
 		}, []string{"replay.messages_per_second", "replay.bytes_per_second", "up[0].order", "up[0].priority", "up[0].expiry"}},
+		{"canary", func(c *Config) { c.Canary = CanaryConfig{Topic: "a/#", Interval: time.Millisecond} }, []string{"canary.topic", "canary.interval"}},
 		{"too many rules", func(c *Config) {
 			c.Up = slices.Repeat([]UpRule{{Filter: "a"}}, maxRules+1)
 			c.SetDefaults()

@@ -27,6 +27,15 @@
 // too: when the store does not know it, a first connection removes whatever session the upstream has, for the packet
 // identifiers in it mean nothing here, and a second one begins the session that is to last.
 //
+// The link is up when the upstream acknowledges, degraded when it is late, refuses for the moment or a canary is
+// missing, stalled when it has not acknowledged anything that was due for 20 s, or two canaries were lost: then the
+// link is given up for a new one, which has to prove itself. Without QoS 1 or 2 and without a canary, an upstream
+// that falls silent is left 10 s after the keep alive has passed; one that still answers PINGREQ cannot be told from one
+// that works.
+//
+// Each time without a link is one row of storage.Bridges for a year (Outage), with what it meant for the messages. One
+// during which the gateway stops goes on when it starts again.
+//
 // Attach comes before the broker lets devices in; from then on every matching message is kept, whether Run runs or not.
 //
 // # Goroutines
@@ -39,7 +48,7 @@
 //
 // # Locks
 //
-// Five: liveBuffer.mu, downlink.mu, accounts.mu and stateBox.mu are leaves that are never held while calling out;
+// Six: liveBuffer.mu, downlink.mu, accounts.mu, ledger.mu and stateBox.mu are leaves that are never held while calling out;
 // letters.mu is held while a row is given to the store, which does not wait.
 //
 // # Errors

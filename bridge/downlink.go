@@ -201,12 +201,9 @@ func (d *downlink) onSuback(l *link, f *forwarder, a *packet.Suback) (refused []
 	return refused, nil
 }
 
-// onPublish takes a message from the upstream. frame is valid during the call only.
-func (d *downlink) onPublish(l *link, frame packet.Frame) error {
+// onPublish takes the message from the upstream in d.publish, which is valid during the call only.
+func (d *downlink) onPublish(l *link) error {
 	p := &d.publish
-	if err := p.Decode(frame, l.peer.version); err != nil {
-		return err
-	}
 	if p.TopicAlias != 0 {
 		return &packet.Error{Reason: packet.ReasonTopicAliasInvalid, Statement: "MQTT-3.1.2-27", Detail: "a topic alias, and we allow none"}
 	}

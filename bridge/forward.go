@@ -57,7 +57,11 @@ type forwarder struct {
 	flights  map[uint16]flight
 	messages int // of flights, those that count against the receive maximum
 	atHand   int // bytes of messages in flights
-	replay   replay
+
+	resent    uint64 // transmissions that were repetitions
+	lateUntil int64  // Unix ms; what came before counts as late; 0: nothing does
+	late      uint64 // acknowledged messages that did, since somebody asked
+	replay    replay
 
 	received storage.Seq // of the last Received: PUBREL of a former link waits for it
 
@@ -107,7 +111,7 @@ func (f *forwarder) release(l *link, a *lane) {
 	for _, n := range a.cursor.Released() {
 		if !l.peer.sessionPresent {
 			// The upstream has the message, its PUBREC said so, and has forgotten the exchange: it is finished.
-			f.accounts.forwarded.Add(1)
+			f.delivered(&flight{})
 			a.cursor.Ack(n)
 			continue
 		}
@@ -231,7 +235,7 @@ func (f *forwarder) send(l *link, a *lane, e *storage.Entry) {
 	switch p.QoS {
 	case 0:
 		// The upstream offers no better: nothing will tell whether it arrived.
-		f.accounts.forwarded.Add(1)
+		f.delivered(&g)
 		a.cursor.Ack(e.N)
 		return
 	case 1:
@@ -239,8 +243,19 @@ func (f *forwarder) send(l *link, a *lane, e *storage.Entry) {
 	case 2:
 		g.expect = packet.PUBREC
 	}
+	if p.Dup {
+		f.resent++
+	}
 	f.depart(l, g)
 	a.sent(e.N)
+}
+
+// delivered counts a message that the upstream has.
+func (f *forwarder) delivered(g *flight) {
+	f.accounts.forwarded.Add(1)
+	if g.arrived < f.lateUntil {
+		f.late++
+	}
 }
 
 // address maps the topic and the retain flag and returns the rule, or lets go of the message and returns nil.
@@ -370,12 +385,12 @@ func (f *forwarder) onAck(l *link, a *packet.Ack) error {
 		seq := g.lane.cursor.Received(g.n)
 		f.received = max(f.received, seq)
 		f.atHand -= len(g.message)
-		f.flights[a.PacketID] = flight{lane: g.lane, n: g.n, expect: packet.PUBREL}
+		f.flights[a.PacketID] = flight{lane: g.lane, n: g.n, arrived: g.arrived, expect: packet.PUBREL}
 		f.safety.add(promise{seq: seq, kind: release, id: a.PacketID, n: g.n})
 		return nil
 	}
 	// PUBCOMP with "Packet Identifier not found" ends the exchange as well.
-	f.accounts.forwarded.Add(1)
+	f.delivered(&g)
 	g.lane.cursor.Ack(g.n)
 	f.arrive(a.PacketID)
 	return nil
@@ -426,7 +441,7 @@ func (f *forwarder) keep(l *link, p promise) {
 	if !ok || g.n != p.n || g.expect != packet.PUBREL {
 		return
 	}
-	f.flights[p.id] = flight{lane: g.lane, n: g.n, expect: packet.PUBCOMP}
+	f.flights[p.id] = flight{lane: g.lane, n: g.n, arrived: g.arrived, expect: packet.PUBCOMP}
 	l.expect()
 	l.ack(packet.PUBREL, p.id, packet.ReasonSuccess)
 }

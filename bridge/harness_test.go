@@ -374,9 +374,12 @@ type upstream struct {
 	listener net.Listener
 }
 
-func newUpstream(t *testing.T) *upstream {
+func newUpstream(t *testing.T) *upstream { return newUpstreamAt(t, "127.0.0.1:0") }
+
+// newUpstreamAt brings an upstream back that was closed.
+func newUpstreamAt(t *testing.T, address string) *upstream {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}

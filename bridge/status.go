@@ -16,6 +16,7 @@ type State string
 const (
 	Connecting State = "connecting" // not connected yet, trying
 	Up         State = "up"         // connected, and acknowledgements come
+	Degraded   State = "degraded"   // connected, but Status.LastError says what is wrong: slow, refusing for now, a canary missing
 	Stalled    State = "stalled"    // connected or lately connected, but the upstream did not acknowledge
 	Down       State = "down"       // not connected; Status.LastError says why
 )
@@ -36,6 +37,9 @@ type Status struct {
 
 	DeadLetters int          `json:"dead_letters,omitempty"` // of the dropped, those kept to be looked at
 	Lanes       []LaneStatus `json:"lanes,omitempty"`        // of a bridge that has more than one
+
+	Rates  Rates         `json:"rates"`
+	Canary *CanaryStatus `json:"canary,omitempty"` // of a bridge that has one
 }
 
 // Backlog is what waits for the upstream.
@@ -43,6 +47,17 @@ type Backlog struct {
 	Count  int64      `json:"count"`
 	Bytes  int64      `json:"bytes"`
 	Oldest *time.Time `json:"oldest,omitempty"` // arrival of the oldest
+
+	// ETA is in how many seconds nothing will wait any more if it goes on as it does; 0: unknown, or nothing waits.
+	// Lanes have none.
+	ETA int64 `json:"eta_seconds,omitempty"`
+}
+
+// CanaryStatus describes the messages to ourselves.
+type CanaryStatus struct {
+	Back   *time.Time `json:"back,omitempty"` // when one came back last
+	Trip   float64    `json:"trip_seconds"`   // how long that took
+	Misses uint64     `json:"misses"`         // that did not come back in time, since start
 }
 
 // LaneStatus is a part of the backlog: of the rules with one order and priority.
@@ -82,6 +97,9 @@ type stateBox struct {
 	address   string
 	protocol  string
 	lastError string
+	rates     Rates
+	eta       int64
+	canary    *CanaryStatus // never changed, only replaced
 }
 
 // set changes the state and reports whether it is another than before. An empty why keeps the last error, Up clears
@@ -112,11 +130,32 @@ func (b *Bridge) Status() Status {
 		DeadLetters: b.letters.count()}
 	b.box.mu.Lock()
 	s.State, s.Since, s.Address, s.Protocol, s.LastError = b.box.state, b.box.since, b.box.address, b.box.protocol, b.box.lastError
+	s.Rates, s.Canary = b.box.rates, b.box.canary
+	eta := b.box.eta
 	b.box.mu.Unlock()
 	q := b.queueStats()
 	s.Backlog, s.Refused = backlogOf(q), q.Refused
+	if q.Count > 0 {
+		s.Backlog.ETA = eta
+	}
 	s.Lanes = b.laneStatus()
 	return s
+}
+
+// measure brings rates, ETA and canary of the status up to date. Run's goroutine only.
+func (b *Bridge) measure(now time.Time) {
+	b.meter.look(now, b.accounts.forwarded.Load(), b.accounts.received.Load(), b.queueStats().Count)
+	var canary *CanaryStatus
+	if c := b.canary; len(c.topic) > 0 {
+		canary = &CanaryStatus{Trip: c.trip.Seconds(), Misses: c.misses}
+		if !c.back.IsZero() {
+			back := c.back.Round(0)
+			canary.Back = &back
+		}
+	}
+	b.box.mu.Lock()
+	defer b.box.mu.Unlock()
+	b.box.rates, b.box.eta, b.box.canary = b.meter.rates(), b.meter.eta(), canary
 }
 
 // dropped gathers the drops by cause from the places that count them.
@@ -138,10 +177,13 @@ func (b *Bridge) setState(state State, why string) {
 		return
 	}
 	connected := "0"
-	if state == Up {
+	if state == Up || state == Degraded {
 		connected = "1"
 	}
-	b.tell("$SYS/broker/connection/"+b.cfg.Name+"/state", []byte(connected))
+	if connected != b.toldConnected {
+		b.toldConnected = connected
+		b.tell("$SYS/broker/connection/"+b.cfg.Name+"/state", []byte(connected))
+	}
 	b.tellStatus()
 }
 
