@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,7 +33,8 @@ type Bridge struct {
 	addresses []address
 	up        topicMap
 	patience  patience
-	dial      func(ctx context.Context, network, address string) (net.Conn, error)
+	dial      dialer // to the first hop
+	proxy     *proxy // nil: none
 	accounts  accounts
 	live      liveBuffer
 	letters   letters
@@ -54,9 +55,13 @@ type Bridge struct {
 	canary        *canary
 	meter         meter
 	versions      map[string]packet.Version // by address; absent: 5.0
-	first         int                       // index of the address to try first
-	suspect       bool                      // the last link stalled: a new one has to prove itself
-	reported      map[string]bool           // failures logged since the last stable connection
+	sentOn        *approach                 // where a server that disconnected us said to go; nil: nowhere
+	proven        *identity                 // accepted by the upstream last; nil: none yet
+	scout         *scout                    // a second connection is being tried; nil: none
+	watch         watch
+	first         int             // index of the address to try first
+	suspect       bool            // the last link stalled: a new one has to prove itself
+	reported      map[string]bool // failures logged since the last stable connection
 	lostAt        time.Time
 	drops         dropWatch
 	lookAt        time.Time // when the counters are looked at next
@@ -74,12 +79,14 @@ func New(cfg Config, env Environment) (*Bridge, error) {
 		return nil, fmt.Errorf("bridge: configuration of %q: %w", cfg.Name, errors.Join(problems...))
 	}
 	b := &Bridge{cfg: cfg, env: env, log: env.Logger.With("bridge", cfg.Name),
-		patience: defaultPatience(), dial: (&net.Dialer{}).DialContext,
+		patience: defaultPatience(), dial: newDialer(cfg.Bind).DialContext,
 		more: make(chan struct{}, 1), settled: make(chan struct{}, 1),
 		backoff:  backoff{min: cfg.Reconnect.Min, max: cfg.Reconnect.Max, random: rand.Float64},
 		versions: map[string]packet.Version{}, reported: map[string]bool{}}
+	b.patience.connect, b.patience.ack = cfg.ConnectTimeout, cfg.AckTimeout
 	b.accounts.drops, b.accounts.examples = map[string]uint64{}, map[string]string{}
 	b.drops.episodes = map[string]*episode{}
+	b.watch.files = cfg.files()
 	b.live.wake = func() { signal(b.more) }
 	b.letters.name, b.letters.log = cfg.Name, env.Log
 	b.ledger.name, b.ledger.log = cfg.Name, env.Log
@@ -108,6 +115,9 @@ func (b *Bridge) compile() error {
 	}
 	var down topicMap
 	var err error
+	if b.proxy, err = b.cfg.Proxy.compile(); err != nil {
+		return fmt.Errorf("proxy.url: %w", err)
+	}
 	if b.clientID, err = expandSite(b.cfg.ClientID, b.env.Site); err != nil {
 		return fmt.Errorf("client_id: %w", err)
 	}
@@ -196,38 +206,6 @@ func (b *Bridge) look(now time.Time) {
 	b.tellStatus()
 }
 
-// visit tries the addresses in turn and serves the first that accepts us. It returns how long to wait before the next
-// visit.
-func (b *Bridge) visit(ctx context.Context) time.Duration {
-	for i := range b.addresses {
-		at := (b.first + i) % len(b.addresses)
-		a := b.addresses[at]
-		b.box.at(a.text, "")
-		c, err := b.introduce(ctx, a)
-		if ctx.Err() != nil {
-			if err == nil {
-				c.close()
-			}
-			return 0
-		}
-		if err == nil {
-			return b.attend(ctx, c, at)
-		}
-		why := explain(err)
-		b.setState(b.away(), why)
-		if i < len(b.addresses)-1 {
-			b.report("cannot connect to the upstream", a, err, "next", b.addresses[(at+1)%len(b.addresses)].text)
-			continue
-		}
-		wait := b.backoff.next()
-		b.outageBegins(b.lostAt, why)
-		b.report("cannot connect to the upstream", a, err, "retry_in", rounded(wait))
-		b.first = 0
-		return wait
-	}
-	panic("BUG: bridge: no addresses")
-}
-
 // away is the state without a connection.
 func (b *Bridge) away() State {
 	if b.suspect {
@@ -238,102 +216,35 @@ func (b *Bridge) away() State {
 
 func rounded(d time.Duration) time.Duration { return d.Round(10 * time.Millisecond) }
 
-// attend serves c to its end and returns how long to wait before the next visit.
-func (b *Bridge) attend(ctx context.Context, c *conn, at int) time.Duration {
-	began := time.Now()
-	err := b.serve(ctx, c)
-	c.close()
-	if ctx.Err() != nil && err == nil {
-		b.closeOutage(time.Now(), false)
-		return 0
-	}
-	b.lostAt = time.Now()
-	b.outageBegins(b.lostAt, explain(err))
-	b.suspect = errors.Is(err, errStalled) || errors.Is(err, errCanary)
-	stable := !b.suspect && time.Since(began) >= b.patience.stable
-	b.first = at + 1 // an address that does not hold gives the next one a chance
-	if stable {
-		b.backoff.reset()
-		b.first = 0
-		clear(b.reported)
-	}
-	b.setState(b.away(), explain(err))
-	wait := b.backoff.next()
-	b.report("connection to the upstream lost", c.address, err, "retry_in", rounded(wait))
-	return wait
-}
-
 // report logs a failure, once per episode.
 func (b *Bridge) report(what string, a address, err error, next string, value any) {
 	why := explain(err)
-	key := what + a.text + why
+	if b.isNews(what + a.text + why) {
+		b.log.Warn(what, "address", a.text, "why", why, next, value)
+	}
+}
+
+// reportOnce logs texts that come in pairs of key and value, once per episode.
+func (b *Bridge) reportOnce(what string, pairs ...string) {
+	if b.isNews(what + strings.Join(pairs, " ")) {
+		values := make([]any, len(pairs))
+		for i, p := range pairs {
+			values[i] = p
+		}
+		b.log.Warn(what, values...)
+	}
+}
+
+// isNews reports whether key has not been reported in this episode, and notes that it is.
+func (b *Bridge) isNews(key string) bool {
 	if b.reported[key] {
-		return
+		return false
 	}
 	if len(b.reported) >= 100 {
 		clear(b.reported)
 	}
 	b.reported[key] = true
-	b.log.Warn(what, "address", a.text, "why", why, next, value)
-}
-
-// introduce connects to a with the newest protocol it speaks, and in a way that leaves no session behind that we know
-// nothing about.
-func (b *Bridge) introduce(ctx context.Context, a address) (*conn, error) {
-	hello, err := b.hello(a)
-	if err != nil {
-		return nil, err
-	}
-	c, err := b.connect(ctx, a, hello)
-	var refused *refusedError
-	old := errors.As(err, &refused) && refused.reason == packet.ReasonUnsupportedProtocolVersion
-	if hello.Version == packet.V5 && (old || errors.Is(err, errSilentClose)) {
-		hello.Version, hello.Properties = packet.V311, packet.ConnectProperties{}
-		var second error
-		if c, second = b.connect(ctx, a, hello); second == nil {
-			b.versions[a.text] = packet.V311
-			b.log.Info("the upstream does not speak MQTT 5.0, going on with 3.1.1", "address", a.text)
-		}
-		if old || second == nil {
-			err = second
-		}
-	}
-	if err != nil {
-		delete(b.versions, a.text)
-		return nil, err
-	}
-	if hello.CleanStart {
-		// This connection only removed the old session. The session that is to last begins with a connection of its
-		// own: before 5.0 it must, and Mosquitto 2.0 keeps on disk only what was not begun with a clean start.
-		c.close()
-		hello.CleanStart = false
-		hello.Properties = b.properties(hello.Version)
-		if c, err = b.connect(ctx, a, hello); err != nil {
-			return nil, err
-		}
-	}
-	c.peer.sessionPresent = c.peer.sessionPresent && b.down.known
-	return c, nil
-}
-
-// hello is our CONNECT.
-func (b *Bridge) hello(a address) (*packet.Connect, error) {
-	p := &packet.Connect{Version: packet.V5, CleanStart: !b.down.known, KeepAlive: uint16(b.cfg.KeepAlive / time.Second),
-		ClientID: []byte(b.clientID), HasUsername: b.username != "", Username: []byte(b.username)}
-	if v, ok := b.versions[a.text]; ok {
-		p.Version = v
-	}
-	if b.cfg.PasswordFile != "" {
-		password, err := readSecret(b.cfg.PasswordFile)
-		if err != nil {
-			return nil, err
-		}
-		p.HasPassword, p.Password = true, password
-	}
-	if !p.CleanStart {
-		p.Properties = b.properties(p.Version)
-	}
-	return p, nil
+	return true
 }
 
 // properties are those of a CONNECT to a session that is to last.

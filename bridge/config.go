@@ -21,7 +21,8 @@ type Config struct {
 	// makes a new bridge with an empty queue. Required.
 	Name string `mapstructure:"name"`
 
-	// Addresses are tried in order: mqtt://host[:1883] or mqtts://host[:8883]. At least one.
+	// Addresses are tried in order: mqtt://host[:1883], mqtts://host[:8883], ws://host[:80][/mqtt] or
+	// wss://host[:443][/mqtt]. At least one.
 	Addresses []string `mapstructure:"addresses"`
 
 	// ClientID names the session upstream; it must be the only one there. {site} stands for the site.
@@ -34,8 +35,33 @@ type Config struct {
 	// PasswordFile holds the password in its first line. Needs a username. Empty: no password.
 	PasswordFile string `mapstructure:"password_file"`
 
-	// TLS is used by mqtts addresses.
+	// TLS is used by mqtts and wss addresses.
 	TLS TLSConfig `mapstructure:"tls"`
+
+	// Failback is how long a connection to another address than the first lasts before the first is tried again beside
+	// it, and again. 1 s to 30 days; of no effect with one address. Default 10 min.
+	Failback time.Duration `mapstructure:"failback"`
+
+	// RedirectHosts are where an upstream of 5.0 may send us with a server reference, beside the hosts of Addresses:
+	// host names, or *.example.com for all below example.com. The scheme stays that of the address that redirects, and so
+	// does TLS with all it checks. Nothing else is followed: whoever can speak for the upstream once would get our
+	// credentials and messages for good.
+	RedirectHosts []string `mapstructure:"redirect_hosts"`
+
+	// Bind is the network interface (eth0) or the local IP address that connections leave from. An interface needs Linux
+	// 5.7 or CAP_NET_RAW. Names are looked up by the system as ever. Empty: the system's choice.
+	Bind string `mapstructure:"bind"`
+
+	// ConnectTimeout bounds one attempt: name, connection, proxy, TLS, WebSocket and CONNACK together. 1 s to 10 min.
+	// Default 20 s.
+	ConnectTimeout time.Duration `mapstructure:"connect_timeout"`
+
+	// AckTimeout is how long the upstream may owe acknowledgements without giving any before the connection counts as
+	// stalled and is replaced. 1 s to 1 h. Default 20 s.
+	AckTimeout time.Duration `mapstructure:"ack_timeout"`
+
+	// Proxy stands on the way to every address.
+	Proxy ProxyConfig `mapstructure:"proxy"`
 
 	// KeepAlive is the longest silence before the link is probed: whole seconds, 1 s to 18 h. The upstream may
 	// demand less. Default 30 s.
@@ -158,6 +184,11 @@ const (
 	maxKeepAlive = 18 * time.Hour // what 16 bits of seconds hold
 	maxClientID  = 256
 	maxRules     = 1000
+
+	maxFailback       = 720 * time.Hour
+	maxConnectTimeout = 10 * time.Minute
+	maxAckTimeout     = time.Hour
+	maxInterface      = 15 // bytes of an interface's name, Linux
 )
 
 // policies are the names of storage's policies in the configuration. Constant.
@@ -171,6 +202,9 @@ var policies = map[string]storage.Policy{
 func (c *Config) SetDefaults() {
 	setDefault(&c.ClientID, "{site}-"+c.Name)
 	setDefault(&c.KeepAlive, 30*time.Second)
+	setDefault(&c.Failback, 10*time.Minute)
+	setDefault(&c.ConnectTimeout, 20*time.Second)
+	setDefault(&c.AckTimeout, 20*time.Second)
 	setDefault(&c.Reconnect.Min, time.Second)
 	setDefault(&c.Reconnect.Max, max(time.Minute, c.Reconnect.Min))
 	setDefault(&c.Canary.Interval, 30*time.Second)
@@ -272,12 +306,14 @@ func (c *Config) validateConnection(report func(path, problem string)) {
 	t := c.TLS
 	if t.CA+t.Certificate+t.Key+t.ServerName != "" || len(t.ALPN) > 0 {
 		if len(c.Addresses) > 0 && !secure {
-			report("tls", "is set but no address begins with mqtts://: change the address or remove tls")
+			report("tls", "is set but no address begins with mqtts:// or wss://: change the address or remove tls")
 		}
 	}
 	if (t.Certificate == "") != (t.Key == "") {
 		report("tls", "certificate and key belong together: give both or none")
 	}
+	c.Proxy.validate(under("proxy", report))
+	c.validateWay(report)
 	for i, p := range t.ALPN {
 		if p == "" || len(p) > 255 {
 			report(fmt.Sprintf("tls.alpn[%d]", i), "must be 1 to 255 bytes")
@@ -302,6 +338,27 @@ func (c *Config) validateConnection(report func(path, problem string)) {
 	}
 	if c.Reconnect.Max > maxReconnect {
 		report("reconnect.max", "must be at most 1h")
+	}
+}
+
+// validateWay checks what concerns the way to the upstream.
+func (c *Config) validateWay(report func(path, problem string)) {
+	if c.Failback < time.Second || c.Failback > maxFailback {
+		report("failback", "must be between 1s and 720h")
+	}
+	if c.ConnectTimeout < time.Second || c.ConnectTimeout > maxConnectTimeout {
+		report("connect_timeout", "must be between 1s and 10m")
+	}
+	if c.AckTimeout < time.Second || c.AckTimeout > maxAckTimeout {
+		report("ack_timeout", "must be between 1s and 1h")
+	}
+	if net.ParseIP(c.Bind) == nil && (len(c.Bind) > maxInterface || strings.ContainsAny(c.Bind, "/: \t")) {
+		report("bind", "must be a network interface, such as eth0, or a local IP address")
+	}
+	for i, host := range c.RedirectHosts {
+		if bare := strings.TrimPrefix(host, "*."); bare == "" || strings.ContainsAny(bare, "*/ ") {
+			report(fmt.Sprintf("redirect_hosts[%d]", i), "must be a host name, or *.example.com for those below it")
+		}
 	}
 }
 
@@ -372,25 +429,29 @@ func validName(name string) bool {
 
 // address is one parsed entry of Config.Addresses.
 type address struct {
-	text string // as configured: for logs and status
+	text string // as configured, but for the query, which may hold a signature: for logs and status
 	host string // without port, for the certificate
 	dial string // host:port
 	tls  bool
+
+	// Of a WebSocket.
+	web           bool
+	httpHost      string // host, and port if it is given
+	path, rawPath string // as url.URL has them
+	query         string
 }
 
-// parseAddress reads mqtt://host[:port] and mqtts://host[:port].
+// parseAddress reads mqtt://host[:port], mqtts://host[:port], ws://host[:port][/path] and wss://host[:port][/path]; a
+// query may stand behind a path.
 func parseAddress(text string) (address, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" || u.Hostname() == "" {
-		return address{}, fmt.Errorf("must look like mqtts://host:8883 or mqtt://host:1883")
+		return address{}, fmt.Errorf("must look like mqtts://host:8883, mqtt://host:1883 or wss://host:443/mqtt")
 	}
 	if u.User != nil {
 		return address{}, fmt.Errorf("must not hold a username or password: use username and password_file")
 	}
-	if u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" {
-		return address{}, fmt.Errorf("must end after the port")
-	}
-	a := address{text: text, host: u.Hostname()}
+	a := address{host: u.Hostname()}
 	port := u.Port()
 	switch u.Scheme {
 	case "mqtt":
@@ -398,12 +459,26 @@ func parseAddress(text string) (address, error) {
 	case "mqtts":
 		a.tls = true
 		setDefault(&port, "8883")
+	case "ws":
+		a.web = true
+		setDefault(&port, "80")
+	case "wss":
+		a.web, a.tls = true, true
+		setDefault(&port, "443")
 	default:
-		return address{}, fmt.Errorf("%s:// is unknown: write mqtt:// or, with TLS, mqtts://", u.Scheme)
+		return address{}, fmt.Errorf("%s:// is unknown: write mqtt:// or ws:// (WebSocket), or, with TLS, mqtts:// or wss://", u.Scheme)
+	}
+	if u.Fragment != "" || !a.web && (u.Path != "" && u.Path != "/" || u.RawQuery != "") {
+		return address{}, fmt.Errorf("must end after the port, or, of a WebSocket, after the path and query")
 	}
 	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
 		return address{}, fmt.Errorf("port must be a number between 1 and 65535")
 	}
 	a.dial = net.JoinHostPort(a.host, port)
+	a.text, _, _ = strings.Cut(text, "?")
+	if a.web {
+		a.httpHost, a.path, a.rawPath, a.query = u.Host, u.Path, u.RawPath, u.RawQuery
+		setDefault(&a.path, defaultPath)
+	}
 	return a, nil
 }

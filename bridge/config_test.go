@@ -27,7 +27,7 @@ func TestValidate(t *testing.T) {
 	}{
 		{"good", func(*Config) {}, nil},
 		{"good with everything", func(c *Config) {
-			c.Addresses = []string{"mqtts://[::1]:8884/", "mqtt://host"}
+			c.Addresses = []string{"mqtts://[::1]:8884/", "mqtt://host", "ws://h/a%2Fb?x=y", "wss://h:444"}
 			c.TLS = TLSConfig{CA: "a", Certificate: "b", Key: "c", ALPN: []string{"x-amzn-mqtt-ca"}}
 			c.Username, c.PasswordFile = "u", "f"
 			c.Down = []DownRule{{Filter: "$share/g/x/#", Topic: "{1}"}}
@@ -36,11 +36,22 @@ func TestValidate(t *testing.T) {
 		{"name", func(c *Config) { c.Name = "a/b" }, []string{"name"}},
 		{"long name", func(c *Config) { c.Name = strings.Repeat("n", 65) }, []string{"name"}},
 		{"addresses", func(c *Config) {
-			c.Addresses = []string{"host:1883", "ws://host", "mqtt://", "mqtt://u:p@host", "mqtt://host/path", "mqtt://host:0", "mqtt://host:x", "mqtt://h"}
+			c.Addresses = []string{"host:1883", "http://host", "mqtt://", "mqtt://u:p@host", "mqtt://host/path", "mqtt://host:0", "mqtt://host:x", "mqtt://h"}
 		}, []string{"addresses[0]", "addresses[1]", "addresses[2]", "addresses[3]", "addresses[4]", "addresses[5]", "addresses[6]"}},
 		{"TLS without mqtts", func(c *Config) { c.TLS.CA = "x" }, []string{"tls"}},
 		{"half a certificate", func(c *Config) { c.Addresses = []string{"mqtts://h"}; c.TLS.Key = "x" }, []string{"tls"}},
 		{"ALPN", func(c *Config) { c.Addresses = []string{"mqtts://h"}; c.TLS.ALPN = []string{""} }, []string{"tls.alpn[0]"}},
+		{"good with a proxy", func(c *Config) { c.Proxy = ProxyConfig{URL: "socks5h://[::1]:1080", Username: "u", PasswordFile: "f"} }, nil},
+		{"proxy kind", func(c *Config) { c.Proxy = ProxyConfig{URL: "https://h:1", Username: "u:v"} }, []string{"proxy.url", "proxy.username", "proxy.username"}},
+		{"proxy without port", func(c *Config) { c.Proxy.URL = "http://h" }, []string{"proxy.url"}},
+		{"proxy with password", func(c *Config) { c.Proxy.URL = "http://u:p@h:1" }, []string{"proxy.url"}},
+		{"proxy without place", func(c *Config) { c.Proxy = ProxyConfig{Username: "u", PasswordFile: "f"} }, []string{"proxy.url"}},
+		{"good way", func(c *Config) {
+			c.Failback, c.ConnectTimeout, c.AckTimeout, c.Bind, c.RedirectHosts = time.Hour, time.Minute, time.Minute, "wwan0", []string{"*.example.com", "h"}
+		}, nil},
+		{"way", func(c *Config) {
+			c.Failback, c.ConnectTimeout, c.AckTimeout, c.Bind, c.RedirectHosts = time.Millisecond, time.Hour, 1, "192.0.2.5:1", []string{"*", "*.", "h/x"}
+		}, []string{"failback", "connect_timeout", "ack_timeout", "bind", "redirect_hosts[0]", "redirect_hosts[1]", "redirect_hosts[2]"}},
 		{"client id", func(c *Config) { c.ClientID = "{host}" }, []string{"client_id"}},
 		{"password alone", func(c *Config) { c.PasswordFile = "x" }, []string{"username"}},
 		{"times", func(c *Config) {

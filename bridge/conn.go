@@ -1,9 +1,9 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -27,24 +27,24 @@ const (
 	// smallBuffer is what reading begins with; a buffer that has grown beyond largeBuffer is not kept.
 	smallBuffer = 16 << 10
 	largeBuffer = 256 << 10
-	// maxSecretFile bounds the password file.
-	maxSecretFile = 64 << 10
 )
 
-// patience bounds the waiting for an upstream.
+// patience bounds the waiting for an upstream. Two of them are configured, the others have shown to be right.
 type patience struct {
-	connect time.Duration // for the connection, TLS and CONNACK together
+	connect time.Duration // Config.ConnectTimeout
 	write   time.Duration // for the system to take one batch of output
-	ack     time.Duration // for the next acknowledgement while any is due
+	ack     time.Duration // Config.AckTimeout
 	ping    time.Duration // for PINGRESP
 	stable  time.Duration // a connection that lasted this long resets the backoff
 	status  time.Duration // between two looks at the numbers, for status and log
 	goodbye time.Duration // for the last acknowledgements and DISCONNECT when stopping
+	watch   time.Duration // between two looks at the credentials' files
+	retry   time.Duration // after a second connection that came to nothing
 }
 
 func defaultPatience() patience {
-	return patience{connect: 20 * time.Second, write: 20 * time.Second, ack: 20 * time.Second, ping: 10 * time.Second,
-		stable: 30 * time.Second, status: 10 * time.Second, goodbye: time.Second}
+	return patience{write: 20 * time.Second, ping: 10 * time.Second, stable: 30 * time.Second, status: 10 * time.Second,
+		goodbye: time.Second, watch: 5 * time.Second, retry: time.Minute}
 }
 
 // peer is what CONNACK says about the upstream, or its version implies.
@@ -60,8 +60,9 @@ type peer struct {
 
 // refusedError is a CONNACK that says no.
 type refusedError struct {
-	reason packet.Reason
-	text   string // the upstream's own words, printable; may be empty
+	reason    packet.Reason
+	text      string // the upstream's own words, printable; may be empty
+	reference string // the server reference, printable; may be empty
 }
 
 func (e *refusedError) Error() string {
@@ -88,6 +89,10 @@ type conn struct {
 	address address
 	peer    peer
 
+	// Constant after introduce.
+	at       int       // of Config.Addresses
+	identity *identity // that was shown
+
 	// in lends the owner bytes that were read; it handles the whole packets at their front and answers in taken
 	// with the number of bytes that those were. The reader does not touch the bytes in between.
 	in    chan []byte
@@ -102,16 +107,16 @@ type conn struct {
 	wg   sync.WaitGroup
 }
 
-// connect opens a connection to a and introduces us with hello. The error is for explain.
-func (b *Bridge) connect(ctx context.Context, a address, hello *packet.Connect) (*conn, error) {
+// connect opens a connection and introduces us with hello. The error is for explain.
+func (b *Bridge) connect(ctx context.Context, p approach, hello *packet.Connect) (*conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.patience.connect)
 	defer cancel()
-	nc, err := b.dial(ctx, "tcp", a.dial)
+	nc, err := b.open(ctx, p.address)
 	if err != nil {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { nc.SetDeadline(time.Unix(1, 0)) })
-	c, err := b.handshake(ctx, nc, a, hello)
+	c, err := b.handshake(ctx, nc, p, hello)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
@@ -125,18 +130,32 @@ func (b *Bridge) connect(ctx context.Context, a address, hello *packet.Connect) 
 	return c, nil
 }
 
-// handshake secures nc, sends hello, and waits for CONNACK.
-func (b *Bridge) handshake(ctx context.Context, nc net.Conn, a address, hello *packet.Connect) (*conn, error) {
+// open connects to a, straight or through the proxy.
+func (b *Bridge) open(ctx context.Context, a address) (net.Conn, error) {
+	if b.proxy != nil {
+		return b.proxy.dial(ctx, b.dial, a.dial)
+	}
+	return b.dial(ctx, "tcp", a.dial)
+}
+
+// handshake secures nc, opens the WebSocket if the address asks for one, sends hello, and waits for CONNACK.
+func (b *Bridge) handshake(ctx context.Context, nc net.Conn, p approach, hello *packet.Connect) (*conn, error) {
+	a := p.address
 	if a.tls {
-		cfg, err := b.cfg.TLS.load(a)
-		if err != nil {
-			return nil, err
-		}
+		cfg := p.identity.tls.Clone()
+		cfg.ServerName = cmp.Or(b.cfg.TLS.ServerName, a.host)
 		secure := tls.Client(nc, cfg)
 		if err := secure.HandshakeContext(ctx); err != nil {
 			return nil, err
 		}
 		nc = secure
+	}
+	if a.web {
+		web, err := openWeb(ctx, nc, a)
+		if err != nil {
+			return nil, err
+		}
+		nc = web
 	}
 	if _, err := nc.Write(hello.Append(nil)); err != nil {
 		return nil, err
@@ -145,14 +164,14 @@ func (b *Bridge) handshake(ctx context.Context, nc net.Conn, a address, hello *p
 	for {
 		f, size, err := packet.Next(buf[:n], packet.V5, uint32(len(buf)))
 		if err != nil {
-			return nil, err
+			return nil, cmp.Or(httpAnswer(buf[:n]), err)
 		}
 		if size > 0 {
-			p, err := acquaint(f, hello)
+			said, err := acquaint(f, hello)
 			if err != nil {
 				return nil, err
 			}
-			return newConn(nc, a, p, buf[size:n], b.patience.write), nil
+			return newConn(nc, a, said, buf[size:n], b.patience.write), nil
 		}
 		got, err := nc.Read(buf[n:])
 		n += got
@@ -180,10 +199,10 @@ func acquaint(f packet.Frame, hello *packet.Connect) (peer, error) {
 		return peer{}, err
 	}
 	if ack.Reason != packet.ReasonSuccess {
-		return peer{}, &refusedError{ack.Reason, printable(ack.Properties.ReasonString)}
+		return peer{}, &refusedError{ack.Reason, printable(ack.Properties.ReasonString), printable(ack.Properties.ServerReference)}
 	}
 	if v != hello.Version {
-		return peer{}, &refusedError{packet.ReasonUnsupportedProtocolVersion, ""}
+		return peer{}, &refusedError{reason: packet.ReasonUnsupportedProtocolVersion}
 	}
 	p := peer{version: v, sessionPresent: ack.SessionPresent, window: oldWindow, maxPacket: packet.MaxPacket,
 		maxQoS: 2, retain: true, keepAlive: time.Duration(hello.KeepAlive) * time.Second}
@@ -218,51 +237,6 @@ func printable(b []byte) string {
 		return r
 	}, string(b[:min(len(b), 200)]))
 	return strings.ToValidUTF8(strings.TrimSpace(s), "?")
-}
-
-// load reads the files and returns the configuration for a connection to a.
-func (t *TLSConfig) load(a address) (*tls.Config, error) {
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: a.host, NextProtos: t.ALPN}
-	if t.ServerName != "" {
-		cfg.ServerName = t.ServerName
-	}
-	if t.CA != "" {
-		pem, err := os.ReadFile(t.CA)
-		if err != nil {
-			return nil, &fileError{"tls.ca", err}
-		}
-		cfg.RootCAs = x509.NewCertPool()
-		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, &fileError{"tls.ca", fmt.Errorf("%s holds no certificate in PEM", t.CA)}
-		}
-	}
-	if t.Certificate != "" {
-		pair, err := tls.LoadX509KeyPair(t.Certificate, t.Key)
-		if err != nil {
-			return nil, &fileError{"tls.certificate, tls.key", err}
-		}
-		cfg.Certificates = []tls.Certificate{pair}
-	}
-	return cfg, nil
-}
-
-// readSecret returns the first line of a file.
-func readSecret(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, &fileError{"password_file", err}
-	}
-	defer f.Close() // only read
-	text, err := io.ReadAll(io.LimitReader(f, maxSecretFile))
-	if err != nil {
-		return nil, &fileError{"password_file", err}
-	}
-	line, _, _ := strings.Cut(string(text), "\n")
-	line = strings.TrimSuffix(line, "\r")
-	if line == "" {
-		return nil, &fileError{"password_file", fmt.Errorf("%s has nothing in its first line", path)}
-	}
-	return []byte(line), nil
 }
 
 // newConn starts the goroutines. first is what was read behind CONNACK.

@@ -69,6 +69,8 @@ func TestRefusalsAreNamedOncePerEpisode(t *testing.T) {
 		packet.ReasonClientIdentifierNotValid: "client_id",
 		packet.ReasonServerUnavailable:        "not available now",
 		packet.ReasonBanned:                   "banned",
+		packet.ReasonServerBusy:               "not available now",
+		packet.ReasonQuotaExceeded:            "quota exceeded",
 	}
 	for reason, words := range cases {
 		t.Run(reason.String(), func(t *testing.T) {

@@ -11,7 +11,7 @@
 // and as the rules ask.
 //
 // The rules' orders and priorities are made of lanes: consumers of the log, each strict within itself, each with packet
-// identifiers of its own. The broker puts a message into one lane when it comes (place); live-first has two, one for what
+// identifiers of its own. The broker puts a message into one lane when it comes (placeOf); live-first has two, one for what
 // comes while the link is there and one for the rest. A lane that no rule uses any more is sent as the rules of today say.
 // QoS 0 takes a bounded buffer while the upstream is connected and is dropped and counted otherwise.
 //

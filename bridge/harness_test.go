@@ -613,6 +613,12 @@ func (g *gateway) awaitStatus(what string, ok func(Status) bool) {
 	}
 }
 
+// awaitLine waits until text is in the log.
+func (g *gateway) awaitLine(text string) {
+	g.t.Helper()
+	g.awaitStatus("the line "+text, func(Status) bool { return g.lines.count(text) > 0 })
+}
+
 func (g *gateway) awaitEmpty() {
 	g.t.Helper()
 	g.awaitStatus("an empty queue", func(s Status) bool { return s.Backlog.Count == 0 })

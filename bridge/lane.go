@@ -10,7 +10,7 @@ import (
 
 // A bridge has a queue for each order and priority that its rules use: a lane. Each lane is a consumer of the log and
 // strict within itself, so that all that holds for one queue holds for each of them. A message is in one lane only: the
-// broker asks place when the message comes.
+// broker asks placeOf when the message comes.
 
 // order is the way in which a lane gives out its messages.
 type order byte

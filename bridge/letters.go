@@ -104,6 +104,13 @@ func (l *letters) count() int {
 	return len(l.kept)
 }
 
+// eachKey calls fn for the rows. Nothing else may use l meanwhile.
+func (l *letters) eachKey(fn func(key []byte)) {
+	for i := range l.kept {
+		fn(l.kept[i].key)
+	}
+}
+
 // keep writes d, which has number n in its lane, and forgets the oldest ones beyond the bounds. It does not wait for
 // the disk: the row comes before the acknowledgement in the log that lets go of the message. A store that takes nothing
 // keeps none; the message has been counted.

@@ -11,7 +11,6 @@ import (
 	"reflect"
 	"strings"
 	"testing"
-	"time"
 )
 
 // startMosquitto runs a Mosquitto on a free port until the test ends and returns its port and a function that stops
@@ -42,19 +41,8 @@ func startMosquitto(t *testing.T, dir string, port int) (stop func()) {
 		cmd.Wait()                       // how it ends is not what is tested
 	}
 	t.Cleanup(stop)
-	timeout := time.After(patient)
-	for {
-		nc, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			nc.Close()
-			return stop
-		}
-		select {
-		case <-timeout:
-			t.Fatalf("mosquitto does not listen: %v", err)
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
+	awaitPort(t, port)
+	return stop
 }
 
 func freePort(t *testing.T) int {

@@ -105,6 +105,13 @@ func (g *ledger) restore(log Rows) error {
 	return nil
 }
 
+// eachKey calls fn for the rows. Nothing else may use g meanwhile.
+func (g *ledger) eachKey(fn func(key []byte)) {
+	for i := range g.all {
+		fn(g.key(&g.all[i]))
+	}
+}
+
 // list returns a copy, oldest first. It may be called from any goroutine.
 func (g *ledger) list() []Outage {
 	g.mu.Lock()

@@ -56,14 +56,17 @@ func (b *Bridge) Attach() error {
 		return nil
 	}
 	names := b.lanesNeeded()
-	a := Attachment{Name: b.cfg.Name, Live: b.live.put, Place: b.place,
+	rules := b.up // Change makes new ones
+	a := Attachment{Name: b.cfg.Name, Live: b.live.put,
+		Place: func(topic []byte) Place { return placeOf(rules, topic, b.linked.Load()) },
 		Limits: storage.Limits{MaxBytes: b.cfg.Queue.MaxSize, MaxCount: b.cfg.Queue.MaxCount, MaxAge: b.cfg.Queue.MaxAge,
 			WhenFull: policies[b.cfg.Queue.WhenFull]}}
 	for _, n := range names[1:] {
 		a.Queues = append(a.Queues, queueName(n.order, n.priority))
 	}
-	for i := range b.up {
-		r := &b.up[i]
+	b.liveFirst = false
+	for i := range rules {
+		r := &rules[i]
 		a.Filters = append(a.Filters, r.filter.text)
 		need := lanesOf(&b.cfg.Up[i])
 		r.queue = slices.Index(names, need[0])
@@ -86,15 +89,15 @@ func (b *Bridge) Attach() error {
 	return nil
 }
 
-// place says into which lane a topic goes: the first rule that matches decides. It is called by the broker's goroutine.
-func (b *Bridge) place(topic []byte) Place {
+// placeOf says into which lane a topic goes: the first rule that matches decides. It is called by the broker's goroutine.
+func placeOf(rules topicMap, topic []byte, linked bool) Place {
 	var got captures
-	r := b.up.find(topic, &got)
+	r := rules.find(topic, &got)
 	if r == nil {
 		return Place{Not: true}
 	}
 	p := Place{Queue: r.away, MaxQoS: r.qos, Lift: r.lift}
-	if b.linked.Load() {
+	if linked {
 		p.Queue = r.queue
 	}
 	return p

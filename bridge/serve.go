@@ -71,7 +71,7 @@ func (b *Bridge) rounds(ctx context.Context, l *link) error {
 		} else if b.idle() || !l.now.Before(leaveAt) {
 			return nil
 		}
-		if err := b.check(l); err != nil {
+		if err := b.check(ctx, l); err != nil {
 			return err
 		}
 		timer.Reset(b.nextDue(l, leaveAt).Sub(l.now))
@@ -97,6 +97,12 @@ func (b *Bridge) rounds(ctx context.Context, l *link) error {
 			l.taken <- used
 		case err := <-l.broken:
 			return err
+		case r := <-b.scout.done():
+			if r.conn != nil {
+				b.scout.found = r.conn
+				return errSuperseded
+			}
+			b.scoutFailed(l, r.err)
 		case <-b.more:
 		case <-b.settled:
 			b.down.settle(l)
@@ -112,7 +118,7 @@ func (b *Bridge) rounds(ctx context.Context, l *link) error {
 }
 
 // check looks at the clocks: what is overdue, what the link is worth, what the counters say.
-func (b *Bridge) check(l *link) error {
+func (b *Bridge) check(ctx context.Context, l *link) error {
 	if err := l.probe(b.patience.ping); err != nil {
 		return err
 	}
@@ -125,6 +131,7 @@ func (b *Bridge) check(l *link) error {
 	b.judge(l)
 	b.reportRefusal(l)
 	b.look(l.now)
+	b.lookAround(ctx, l)
 	return nil
 }
 
@@ -184,7 +191,7 @@ func (b *Bridge) reportRefusal(l *link) {
 
 // nextDue is when rounds has something to do even if nothing happens.
 func (b *Bridge) nextDue(l *link, leaveAt time.Time) time.Time {
-	next := earlier(b.lookAt, l.nextProbe(b.patience.ping))
+	next := earlier(earlier(b.lookAt, b.watch.at), l.nextProbe(b.patience.ping))
 	if l.due > 0 {
 		next = earlier(next, l.progress.Add(b.patience.ack))
 		if half := l.progress.Add(b.patience.ack / 2); half.After(l.now) {
@@ -289,7 +296,7 @@ func (b *Bridge) onPacket(l *link, f packet.Frame) error {
 		if err := d.Decode(f, l.peer.version); err != nil {
 			return err
 		}
-		return &goneError{d.Reason, printable(d.ReasonString)}
+		return &goneError{d.Reason, printable(d.ReasonString), printable(d.ServerReference)}
 	}
 	return &brokenError{f.Type().String() + " from a server, unasked"}
 }

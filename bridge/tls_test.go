@@ -148,7 +148,7 @@ func TestTLSFailuresAreNamed(t *testing.T) {
 		{"not yet valid", &tls.Config{Certificates: []tls.Certificate{ca.issue("new", func(c *x509.Certificate) {
 			c.NotBefore, c.NotAfter = time.Now().Add(24*time.Hour), time.Now().Add(48*time.Hour)
 		})}}, TLSConfig{CA: ca.path("ca.crt")}, "is this gateway's clock right?"},
-		{"other name", &tls.Config{Certificates: []tls.Certificate{good}}, TLSConfig{CA: ca.path("ca.crt"), ServerName: "broker.example.com"}, `is not for "broker.example.com"`},
+		{"other name", &tls.Config{Certificates: []tls.Certificate{good}}, TLSConfig{CA: ca.path("ca.crt"), ServerName: "broker.example.com"}, `is for "127.0.0.1", it is not for "broker.example.com"`},
 		{"client certificate missing", &tls.Config{Certificates: []tls.Certificate{good}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool},
 			TLSConfig{CA: ca.path("ca.crt")}, "the upstream refuses us"},
 		{"not TLS", nil, TLSConfig{CA: ca.path("ca.crt")}, "the answer is not TLS"},
@@ -165,7 +165,7 @@ func TestTLSFailuresAreNamed(t *testing.T) {
 						return
 					}
 					if c.server == nil {
-						nc.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
+						nc.Write([]byte("220 mail.example.com ready\r\n"))
 					} else if s := tls.Server(nc, c.server); s.Handshake() == nil {
 						s.Read(make([]byte, 1))
 					}
@@ -186,7 +186,7 @@ func TestWordsOfTheUpstreamCannotForgeLogLines(t *testing.T) {
 	if got, want := printable([]byte("a\nlevel=ERROR\x1b[31m\xff")), "a level=ERROR [31m\uFFFD"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if got := explain(&refusedError{packet.ReasonNotAuthorized, "why"}); !strings.Contains(got, `("why")`) {
+	if got := explain(&refusedError{packet.ReasonNotAuthorized, "why", ""}); !strings.Contains(got, `("why")`) {
 		t.Errorf("%q", got)
 	}
 }

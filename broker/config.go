@@ -18,13 +18,22 @@ type Config struct {
 	// Listeners are the addresses devices connect to. Default: 127.0.0.1:1883, anonymous.
 	Listeners []ListenerConfig `mapstructure:"listeners"`
 
-	// PasswordFile lists users as mosquitto_passwd writes them ($7$ and $6$). Empty: no client can log in by name,
+	// PasswordFile lists users as mosquitto_passwd writes them ($7$ and $6$), and those that may use SCRAM-SHA-256 as
+	// name:$scram-sha-256$iterations$salt$StoredKey$ServerKey. Empty: no client can log in by name,
 	// so that every listener must be anonymous.
 	PasswordFile string `mapstructure:"password_file"`
 
 	// ACLFile says who may publish and subscribe to what, in Mosquitto's format. Empty: everyone who is connected
 	// may do everything.
 	ACLFile string `mapstructure:"acl_file"`
+
+	// ServerReference is where 5.0 clients are told to go when the gateway stops: host or host:port, several with
+	// spaces between them. Empty: they are told that it stops, and come back.
+	ServerReference string `mapstructure:"server_reference"`
+
+	// ResponseInformation is the topic below which 5.0 clients that ask for it are told to have replies to their
+	// requests sent; %c stands for the client identifier and %u for the username. Empty: they are told nothing.
+	ResponseInformation string `mapstructure:"response_information"`
 
 	Limits LimitsConfig `mapstructure:"limits"`
 }
@@ -131,6 +140,12 @@ func (c *Config) Validate(report func(path, problem string)) {
 			}
 		}
 	}
+	if !c.validReference() {
+		report("server_reference", "must be host or host:port, several with one space between them, at most 1024 bytes")
+	}
+	if t := []byte(c.ResponseInformation); len(t) > 0 && (packet.CheckTopicName(t) != nil || t[0] == '$' || len(t) > 1024) {
+		report("response_information", "must be the beginning of a topic, such as replies/%c/, without + and # and not below $")
+	}
 	l := c.Limits
 	if l.Connections < 1 || l.Connections > maxConnections {
 		report("limits.connections", "must be between 1 and 1000000")
@@ -144,6 +159,25 @@ func (c *Config) Validate(report func(path, problem string)) {
 	if l.SessionExpiry < time.Second || l.SessionExpiry > maxSessionExpiry {
 		report("limits.session_expiry", "must be between 1s and 876000h")
 	}
+}
+
+// validReference judges the form of ServerReference (MQTT 5.0, 4.11).
+func (c *Config) validReference() bool {
+	if c.ServerReference == "" {
+		return true
+	}
+	for _, name := range strings.Split(c.ServerReference, " ") {
+		if host, port, err := net.SplitHostPort(name); err == nil {
+			if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+				return false
+			}
+			name = host
+		}
+		if name == "" || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r >= 0x7F || r == '/' }) {
+			return false
+		}
+	}
+	return len(c.ServerReference) <= 1024
 }
 
 func (c *Config) validateListener(l ListenerConfig, report func(key, problem string)) {

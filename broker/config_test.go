@@ -57,6 +57,9 @@ func TestConfigProblems(t *testing.T) {
 		{"Unix socket with TLS", Config{Listeners: []ListenerConfig{{Address: "unix:/x", Anonymous: true, TLS: &TLSConfig{Certificate: "c", Key: "k"}}}},
 			[]string{"listeners[0].tls"}},
 		{"another transport", Config{Listeners: []ListenerConfig{{Address: ":80", Anonymous: true, Transport: "quic"}}}, []string{"listeners[0].transport"}},
+		{"another server", Config{ServerReference: "a.example [::1]:1883 10.0.0.1:8883", ResponseInformation: "replies/%c/"}, nil},
+		{"another server that cannot be", Config{ServerReference: "mqtt://a.example", ResponseInformation: "a/#"}, []string{"server_reference", "response_information"}},
+		{"no port of another server", Config{ServerReference: "a:0", ResponseInformation: "$x"}, []string{"server_reference", "response_information"}},
 		{"all at once", Config{
 			Listeners: append(listen("x"), ListenerConfig{}),
 			Limits:    LimitsConfig{Connections: -1, PacketSize: 5, ReceiveMaximum: 65536, SessionExpiry: time.Millisecond},

@@ -15,7 +15,8 @@ type events struct {
 	// Constant once the core has been made.
 	core   *core.Core
 	logger *slog.Logger
-	logins *logins // nil: there is no password file
+	logins *logins      // nil: there is no password file
+	scram  *scramServer // nil: no user has a secret for it
 
 	// Owned by the loop.
 	pace       pace

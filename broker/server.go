@@ -131,7 +131,9 @@ func (s *Server) restore(users *userFile, access *accessFile, logger *slog.Logge
 		ReceiveMaximum: uint16(limits.ReceiveMaximum),
 		SessionExpiry:  limits.SessionExpiry,
 		// Connected clients that come and go need room beside those that stay away.
-		Sessions: max(20_000, 2*limits.Connections),
+		Sessions:            max(20_000, 2*limits.Connections),
+		ServerReference:     s.cfg.ServerReference,
+		ResponseInformation: s.cfg.ResponseInformation,
 	}
 	if access != nil {
 		cfg.Authorizer = &authorizer{file: access, named: users != nil}
@@ -140,6 +142,9 @@ func (s *Server) restore(users *userFile, access *accessFile, logger *slog.Logge
 		s.logins = newLogins(users, &s.inbox)
 	}
 	e := &events{logger: s.lines, logins: s.logins}
+	if users != nil {
+		e.scram = newScramServer(users)
+	}
 	s.durable = newDurableLog(s.store, &s.inbox)
 	c := core.New(cfg, s.durable, e, time.Now())
 	e.core = c

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/xdg-go/scram"
+
 	"forebay/broker/core"
 	"forebay/broker/packet"
 )
@@ -25,6 +27,8 @@ type stream struct {
 	// would send a reset, which can overtake what was written last.
 	closeBy time.Time
 	gone    bool // closed for good
+
+	scram *scram.ServerConversation // an authentication under way
 }
 
 // carrier moves the bytes of a stream. Both methods are called in the loop, and neither when the stream is gone.

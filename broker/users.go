@@ -8,14 +8,16 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 )
 
 // userFile is a password file as mosquitto_passwd writes it: one "name:hash" a line, where the hash is
 // "$7$iterations$salt$key" (PBKDF2 with HMAC-SHA-512, since Mosquitto 2.0) or "$6$salt$key" (one SHA-512 of password
-// and salt, Mosquitto 1.6), salt and key in Base64. Empty lines and lines that begin with # are skipped. It is not
+// and salt, Mosquitto 1.6), salt and key in Base64, or a scramSecret. Empty lines and lines that begin with # are skipped. It is not
 // changed once it is read, so any goroutine may ask it.
 type userFile struct {
 	users map[string]passwordHash
@@ -25,6 +27,7 @@ type userFile struct {
 type passwordHash struct {
 	iterations int // of PBKDF2; 0: the single hash of $6$
 	salt, key  []byte
+	scram      *scramSecret // instead of all these
 }
 
 // Limits of a password file. The iterations bound what a login may cost: about a second.
@@ -64,6 +67,15 @@ func readBounded(path string, limit int64) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
+// sorted returns what is known of the passwords, by name.
+func (u *userFile) sorted() []passwordHash {
+	var list []passwordHash
+	for _, name := range slices.Sorted(maps.Keys(u.users)) {
+		list = append(list, u.users[name])
+	}
+	return list
+}
+
 func parseUsers(b []byte) (*userFile, error) {
 	u := &userFile{users: map[string]passwordHash{}}
 	var problems []error
@@ -98,6 +110,10 @@ func parseHash(text string) (passwordHash, error) {
 	fields := strings.Split(text, "$")
 	var h passwordHash
 	switch {
+	case len(fields) > 1 && fields[1] == scramTag:
+		s, err := parseScram(fields)
+		h.scram = &s
+		return h, err
 	case len(fields) == 5 && fields[0] == "" && fields[1] == "7":
 		n, err := strconv.Atoi(fields[2])
 		if err != nil || n < 1 || n > maxIterations {
@@ -128,6 +144,9 @@ func (u *userFile) verify(name string, password []byte) bool {
 }
 
 func (h passwordHash) matches(password []byte) bool {
+	if h.scram != nil {
+		return h.scram.matches(password)
+	}
 	var got []byte
 	if h.iterations == 0 {
 		sum := sha512.Sum512(bytes.Join([][]byte{password, h.salt}, nil))

@@ -123,12 +123,19 @@ func FuzzUsers(f *testing.F) {
 	f.Add([]byte(userLines))
 	f.Add([]byte("alice:$6$c2FsdA==$a2V5"))
 	f.Add([]byte("a:$7$1$$\n:\n#\n\r\n"))
+	f.Add([]byte("a:$scram-sha-256$4096$W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=$wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		u, err := parseUsers(b)
 		if err != nil {
 			return
 		}
 		for name, h := range u.users {
+			if s := h.scram; s != nil {
+				if len(s.salt) == 0 || len(s.storedKey) != 32 || len(s.serverKey) != 32 || s.iterations > maxIterations {
+					t.Fatalf("accepted user %q with %+v", name, s)
+				}
+				continue
+			}
 			if name == "" || len(h.key) == 0 || h.iterations > maxIterations {
 				t.Fatalf("accepted user %q with %d iterations and a key of %d bytes", name, h.iterations, len(h.key))
 			}

@@ -29,6 +29,11 @@ type Config struct {
 	Broker  broker.Config   `mapstructure:"broker"`
 	Bridges []bridge.Config `mapstructure:"bridges"`
 	Modbus  modbus.Config   `mapstructure:"modbus"`
+	API     APIConfig       `mapstructure:"api"`
+
+	// Level, if not nil, is set to Log.Level by Open and by every reload. It is
+	// not read from the file.
+	Level *slog.LevelVar `mapstructure:"-"`
 
 	// Version is that of the program, for $SYS/broker/version. It is not read
 	// from the file.
@@ -53,6 +58,12 @@ var levels = map[string]slog.Level{
 
 // Slog returns the level; info for a text that is none.
 func (c LogConfig) Slog() slog.Level { return levels[c.Level] }
+
+func (c *Config) applyLevel() {
+	if c.Level != nil {
+		c.Level.Set(c.Log.Slog())
+	}
+}
 
 // File is a file that a configuration names.
 type File struct {
@@ -84,6 +95,7 @@ func (c *Config) SetDefaults() {
 		c.Bridges[i].SetDefaults()
 	}
 	c.Modbus.SetDefaults()
+	c.API.SetDefaults()
 }
 
 // Validate reports every problem with its path. It expects SetDefaults to have
@@ -110,6 +122,7 @@ func (c *Config) Validate(report func(path, problem string)) {
 		}
 	}
 	c.Modbus.Validate(under("modbus", report))
+	c.API.Validate(under("api", report))
 	c.validateTopics(report)
 }
 

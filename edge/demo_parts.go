@@ -20,7 +20,7 @@ func (p *demoParts) start(run func(context.Context) error) {
 	if p.ended == nil {
 		p.ended = make(chan error, 1)
 	}
-	s := start("", false, run)
+	s := begin("", run)
 	p.all = append(p.all, s)
 	p.watch.Go(func() {
 		<-s.done

@@ -14,7 +14,12 @@
 // Open starts storage, broker, bridges and Modbus in that order, and Run stops
 // them in the reverse order within DrainTime. A bridge or a Modbus link that
 // cannot come up says so in the log and is tried again; it never stops the
-// rest. The broker or the storage failing ends Run with an error.
+// rest. The broker failing ends Run with an error.
+//
+// When a write or sync of the store has failed, the broker goes on with what
+// needs no disk. Once the disk can be written again, Run stops everything and
+// Serve opens it anew: the clients connect again and repeat what was not
+// acknowledged, and the log has one line for each of the two moments (D4).
 //
 // A command on <topic>/set is written to the device at most once: it is
 // acknowledged to the log before the write begins. Retained and expired

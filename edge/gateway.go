@@ -6,13 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"forebay/bridge"
 	"forebay/broker"
-	"forebay/modbus"
 	"forebay/storage"
 )
 
@@ -23,17 +22,34 @@ const DrainTime = 10 * time.Second
 // Run once.
 type Gateway struct {
 	// Constant after Open.
-	cfg       *Config
 	log       *slog.Logger
 	began     time.Time
+	failed    chan struct{} // closed when the store has failed
 	store     *storage.Log
 	server    *broker.Server
-	bridges   []*bridge.Bridge
-	poller    *modbus.Poller
 	telemetry *telemetry
-	commands  *commands
+	fieldbus  *fieldbus
+	api       *api
+	ended     chan *stage   // parts that have ended by themselves
+	stopping  chan struct{} // closed when Run begins to end
+	quit      chan struct{} // closed when nobody listens to ended any more
 
-	started atomic.Bool // Run or Close has been called
+	started  atomic.Bool // Run or Close has been called
+	failedAt time.Time   // set before failed is closed
+
+	// turn holds one token: who has it may change what is in force. The end of
+	// Run takes it for good.
+	turn chan struct{}
+
+	// Changed with the token of turn and mu held, so either is enough to read.
+	mu        sync.Mutex
+	cfg       *Config
+	uplinks   []*uplink // in the order of the configuration
+	removed   map[string]*bridge.Bridge
+	forgotten map[string]bool // names of bridges of which nothing is known any more
+	commands  *commands
+	executing *stage // the commands; nil before Run
+	ready     bool
 }
 
 // Open opens the store, binds the listeners and prepares the rest; from its
@@ -43,11 +59,19 @@ type Gateway struct {
 //
 // What Open has taken is given back by Run or by Close.
 func Open(cfg *Config, log *slog.Logger) (*Gateway, error) {
-	g := &Gateway{cfg: cfg, log: log, began: time.Now()}
+	g := &Gateway{
+		cfg: cfg, log: log, began: time.Now(), failed: make(chan struct{}), ended: make(chan *stage), quit: make(chan struct{}), stopping: make(chan struct{}),
+		turn: make(chan struct{}, 1), removed: map[string]*bridge.Bridge{}, forgotten: map[string]bool{},
+	}
+	cfg.applyLevel()
 	// The store reports its progress to the broker, which needs the store to
 	// be made. What the store reports before that the broker asks for itself.
 	var server atomic.Pointer[broker.Server]
 	store, err := storage.Open(cfg.Storage, log, func(seq storage.Seq, err error) {
+		if err != nil {
+			g.failedAt = time.Now()
+			close(g.failed)
+		}
 		if s := server.Load(); s != nil {
 			s.Safe(seq, err)
 		}
@@ -65,78 +89,36 @@ func Open(cfg *Config, log *slog.Logger) (*Gateway, error) {
 	if err := g.newModbus(); err != nil {
 		return nil, errors.Join(fmt.Errorf("edge: open modbus: %w", err), g.Close())
 	}
+	g.api = newAPI(g)
 	return g, nil
 }
 
-func (g *Gateway) newBridges() {
-	local := &localBroker{server: g.server}
-	for _, cfg := range g.cfg.Bridges {
-		b, err := bridge.New(cfg, bridge.Environment{Site: g.cfg.Site, Broker: local, Log: g.store, Logger: g.log})
-		if err != nil {
-			g.log.Error("bridge cannot be used; the rest goes on", "bridge", cfg.Name, "err", err)
-			continue
-		}
-		g.bridges = append(g.bridges, b)
-	}
-	g.reportOrphans()
-	for _, b := range g.bridges {
-		if err := b.Attach(); err != nil {
-			g.log.Error("bridge cannot keep messages yet", "bridge", b.Status().Name, "err", err)
-		}
-	}
-}
-
-// reportOrphans tells of queues whose bridge is not in the configuration. They
-// are kept: the bridge may have been renamed by mistake.
-func (g *Gateway) reportOrphans() {
-	for _, name := range g.store.Consumers() {
-		bridgeName, ok := strings.CutPrefix(name, consumerPrefix)
-		bridgeName, _, queue := strings.Cut(bridgeName, "#")
-		if !ok || queue || bridgeName == commandsName {
-			continue
-		}
-		if !slices.ContainsFunc(g.cfg.Bridges, func(c bridge.Config) bool { return c.Name == bridgeName }) {
-			g.log.Warn("messages may wait for a bridge that is not in the configuration; they are kept", "bridge", bridgeName)
-		}
-	}
-}
-
 func (g *Gateway) newModbus() error {
-	g.telemetry = newTelemetry(g.cfg, g.server, g.log)
-	poller, err := modbus.New(g.cfg.Modbus, g.log, g.telemetry)
-	if err != nil {
-		return err
+	g.telemetry = newTelemetry(g.server, g.log)
+	g.fieldbus = newFieldbus(g.telemetry, g.log)
+	var links []*fieldLink
+	for i := range g.cfg.Modbus.Links {
+		link, err := g.fieldbus.newLink(g.cfg, &g.cfg.Modbus.Links[i])
+		if err != nil {
+			return err
+		}
+		links = append(links, link)
 	}
-	g.poller = poller
-	g.commands, err = newCommands(g.cfg, commandsEnvironment{server: g.server, store: g.store, writer: poller, log: g.log})
+	g.fieldbus.arrange(g.cfg, links)
+	var err error
+	g.commands, err = g.newCommands(g.cfg)
 	return err
 }
 
-// stage is one part of the gateway while it runs.
-type stage struct {
-	name   string
-	vital  bool // its end is the gateway's
-	cancel context.CancelFunc
-	done   chan struct{} // closed after err is set
-	err    error
-}
-
-// start runs a part in a goroutine of its own. Its context is independent of
-// that of Run: the parts end one after the other.
-func start(name string, vital bool, run func(context.Context) error) *stage {
-	ctx, cancel := context.WithCancel(context.Background())
-	s := &stage{name: name, vital: vital, cancel: cancel, done: make(chan struct{})}
-	go func() {
-		defer close(s.done)
-		s.err = run(ctx)
-	}()
-	return s
+func (g *Gateway) newCommands(cfg *Config) (*commands, error) {
+	return newCommands(cfg, commandsEnvironment{server: g.server, store: g.store, writer: g.fieldbus, log: g.log})
 }
 
 // Run serves until ctx ends, then drains and stops, which takes DrainTime at
 // most. It returns nil after a stop that was asked for; an error if the broker
 // has ended by itself, if the store could not be closed, or if a part did not
-// stop in time, in which case some of it may still be running.
+// stop in time, in which case some of it may still be running; and ErrReopen, for
+// which see Serve.
 func (g *Gateway) Run(ctx context.Context) error {
 	if g.started.Swap(true) {
 		panic("BUG: edge: Gateway.Run called twice or after Close")
@@ -152,71 +134,95 @@ func (g *Gateway) Close() error {
 	}
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
+	if g.api != nil {
+		g.api.close()
+	}
 	// A server that was made must be run to give back its sockets.
 	return errors.Join(g.server.Run(ended), g.store.Close())
 }
 
 func (g *Gateway) run(ctx context.Context) error {
+	defer close(g.quit)
 	// The order of starting; that of stopping is the reverse.
-	stages := []*stage{start("broker", true, g.server.Run)}
-	for _, b := range g.bridges {
-		stages = append(stages, start("bridge "+b.Status().Name, false, b.Run))
+	server := g.launch("broker", g.server.Run)
+	for _, u := range g.uplinks {
+		g.runUplink(u)
 	}
-	stages = append(stages,
-		start("status topics", false, newSystem(g).run),
-		start("modbus", false, g.runModbus),
-		start("commands", false, g.commands.run))
-
-	failed := make(chan *stage, len(stages))
-	for _, s := range stages {
-		go func() {
-			<-s.done
-			failed <- s
-		}()
+	topics := g.launch("status topics", newSystem(g).run)
+	for _, l := range g.fieldbus.all() {
+		g.runLink(l)
 	}
-	g.wait(ctx, failed)
+	g.runCommands()
+	api := g.launch("control socket", g.api.run)
+	store := g.launch("store", g.awaitStore)
+	g.setReady(true)
+	g.turn <- struct{}{}
+	g.wait(ctx, server, store)
 
-	deadline := time.NewTimer(DrainTime)
-	defer deadline.Stop()
-	for _, s := range slices.Backward(stages) {
-		s.cancel()
-		select {
-		case <-s.done:
-		case <-deadline.C:
-			return fmt.Errorf("edge: stop: %s has not ended within %v", s.name, DrainTime)
+	deadline, release := within(DrainTime)
+	defer release()
+	g.setReady(false)
+	close(g.stopping)
+	select {
+	case <-g.turn: // no reload is under way, and none begins any more
+	case <-deadline:
+		return fmt.Errorf("edge: stop: a reload has not ended within %v", DrainTime)
+	}
+	var uplinks, links []*stage
+	for _, u := range g.uplinks {
+		uplinks = append(uplinks, u.stage)
+	}
+	for _, l := range g.fieldbus.all() {
+		links = append(links, l.stage)
+	}
+	for _, stages := range [][]*stage{{api}, {g.executing}, links, {topics}, uplinks, {server}, {store}} {
+		if err := stop(deadline, stages...); err != nil {
+			return err
 		}
 	}
+	return g.closeStore(server.err, store.err, deadline)
+}
+
+// closeStore is the end of Run; vital is what ended the broker, reopen why the store is to be opened again.
+func (g *Gateway) closeStore(vital, reopen error, deadline <-chan struct{}) error {
 	closed := make(chan error, 1)
 	go func() { closed <- g.store.Close() }()
 	select {
 	case err := <-closed:
-		if vital := stages[0].err; vital != nil {
-			return errors.Join(fmt.Errorf("edge: %s: %w", stages[0].name, vital), err)
+		if vital != nil {
+			return errors.Join(fmt.Errorf("edge: broker: %w", vital), err)
+		}
+		if reopen != nil {
+			return reopen // that the store has failed, which err says, has been told
 		}
 		if err != nil {
 			return fmt.Errorf("edge: close the store: %w", err)
 		}
 		return nil
-	case <-deadline.C:
+	case <-deadline:
 		return fmt.Errorf("edge: stop: the store has not been closed within %v; what was acknowledged is safe", DrainTime)
 	}
 }
 
-func (g *Gateway) runModbus(ctx context.Context) error {
-	err := g.poller.Run(ctx)
-	g.telemetry.stopped(time.Now())
-	return err
+func (g *Gateway) runCommands() {
+	g.executing = g.launch("commands", g.commands.run)
 }
 
-// wait returns when ctx ends or a vital part has ended. Another part that ends
-// by itself is logged.
-func (g *Gateway) wait(ctx context.Context, ended <-chan *stage) {
+func (g *Gateway) setReady(ready bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.ready = ready
+}
+
+// wait returns when ctx ends or one of the vital parts has ended. Another part
+// that ends by itself is logged.
+func (g *Gateway) wait(ctx context.Context, vital ...*stage) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case s := <-ended:
-			if s.vital {
+		case s := <-g.ended:
+			if slices.Contains(vital, s) {
 				return
 			}
 			g.log.Error("a part has ended by itself; the rest goes on", "part", s.name, "err", s.err)

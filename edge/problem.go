@@ -20,12 +20,13 @@ type ConfigError struct {
 }
 
 // Error returns one line for each problem: file:line: path: text.
-func (e *ConfigError) Error() string {
-	var b strings.Builder
-	for i, p := range e.Problems {
-		if i > 0 {
-			b.WriteByte('\n')
-		}
+func (e *ConfigError) Error() string { return strings.Join(e.Lines(), "\n") }
+
+// Lines returns the lines of Error.
+func (e *ConfigError) Lines() []string {
+	lines := make([]string, 0, len(e.Problems))
+	for _, p := range e.Problems {
+		var b strings.Builder
 		b.WriteString(e.File)
 		if p.Line > 0 {
 			fmt.Fprintf(&b, ":%d", p.Line)
@@ -36,8 +37,9 @@ func (e *ConfigError) Error() string {
 			b.WriteString(": ")
 		}
 		b.WriteString(p.Text)
+		lines = append(lines, b.String())
 	}
-	return b.String()
+	return lines
 }
 
 // problems gathers what is wrong and knows where in the file each path is.

@@ -181,7 +181,7 @@ func (r *reader) text(v any, path string) any {
 		if !filepath.IsAbs(s) {
 			s = filepath.Join(r.dir, s)
 		}
-		if path != "storage.path" {
+		if path != "storage.path" && path != "api.socket" {
 			r.files = append(r.files, File{Path: path, Name: s})
 		}
 	}
@@ -219,7 +219,7 @@ func isFile(path string) bool {
 	case "certificate", "key", "ca", "client_ca":
 		return strings.HasSuffix(parent, "tls")
 	}
-	return strings.HasSuffix(key, "_file") || path == "storage.path"
+	return strings.HasSuffix(key, "_file") || path == "storage.path" || path == "api.socket"
 }
 
 func (r *reader) duration(v any, path string) any {

@@ -8,6 +8,7 @@ import (
 
 	"forebay/bridge"
 	"forebay/broker"
+	"forebay/modbus"
 )
 
 // Status is what the gateway is doing now.
@@ -17,6 +18,8 @@ type Status struct {
 	Broker  broker.Stats
 	Bridges []bridge.Status // in the order of the configuration
 	Tags    []TagStatus     // likewise
+	Links   []modbus.LinkStats
+	Units   []modbus.UnitStats
 
 	Samples        uint64 // published and safe, since the start
 	SamplesRefused uint64 // refused by the broker, and so lost
@@ -39,12 +42,15 @@ func (g *Gateway) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, fmt.Errorf("edge: status: %w", err)
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	s := Status{
 		Site: g.cfg.Site, Since: g.began, Broker: stats, Tags: g.telemetry.tags(),
+		Links: g.fieldbus.stats(), Units: g.fieldbus.units(),
 		Samples: g.telemetry.samples.Load(), SamplesRefused: g.telemetry.refused.Load(),
 	}
-	for _, b := range g.bridges {
-		s.Bridges = append(s.Bridges, b.Status())
+	for _, u := range g.uplinks {
+		s.Bridges = append(s.Bridges, u.bridge.Status())
 	}
 	return s, nil
 }

@@ -29,33 +29,55 @@ type telemetry struct {
 	// Constant after newTelemetry.
 	server publisher
 	log    *slog.Logger
-	topics map[*modbus.TagConfig]string
-	order  []*modbus.TagConfig // as in the configuration
 
 	room    chan struct{} // one token for each sample that is not safe yet
 	samples atomic.Uint64 // safe
 	refused atomic.Uint64 // by the broker
 
 	mu       sync.Mutex
+	topics   map[*modbus.TagConfig]string    // guarded by mu
+	order    []*modbus.TagConfig             // guarded by mu: as in the configuration
 	states   []modbus.UnitState              // guarded by mu: the last of every unit
 	last     map[*modbus.TagConfig]TagStatus // guarded by mu
 	refusing error                           // guarded by mu: why samples are refused now; nil: they are not
 	told     error                           // guarded by mu: what was logged of that
 }
 
-func newTelemetry(cfg *Config, server publisher, log *slog.Logger) *telemetry {
-	t := &telemetry{
-		server: server, log: log,
-		topics: map[*modbus.TagConfig]string{}, last: map[*modbus.TagConfig]TagStatus{},
-		room: make(chan struct{}, maxUnsafe),
-	}
-	cfg.eachTag(func(link *modbus.LinkConfig, unit *modbus.UnitConfig, tag *modbus.TagConfig) {
-		topic := cfg.tagTopic(link, unit, tag)
-		t.topics[tag] = topic
-		t.order = append(t.order, tag)
-		t.last[tag] = TagStatus{Topic: topic, Unit: tag.EngineeringUnit}
+func newTelemetry(server publisher, log *slog.Logger) *telemetry {
+	return &telemetry{server: server, log: log, room: make(chan struct{}, maxUnsafe)}
+}
+
+// arrange makes links, which cfg has, those that samples come from. What is
+// retained about units that are not among them any more is removed.
+func (t *telemetry) arrange(cfg *Config, links []*modbus.LinkConfig) {
+	topics, last := map[*modbus.TagConfig]string{}, map[*modbus.TagConfig]TagStatus{}
+	var order []*modbus.TagConfig
+	states := map[string]bool{}
+	t.mu.Lock()
+	eachTag(links, func(link *modbus.LinkConfig, unit *modbus.UnitConfig, tag *modbus.TagConfig) {
+		states[stateTopic(link, unit)] = true
+		topics[tag] = cfg.tagTopic(link, unit, tag)
+		order = append(order, tag)
+		status, known := t.last[tag]
+		if !known {
+			status = TagStatus{Topic: topics[tag], Unit: tag.EngineeringUnit}
+		}
+		last[tag] = status
 	})
-	return t
+	var gone []string
+	t.states = slices.DeleteFunc(t.states, func(s modbus.UnitState) bool {
+		topic := stateTopic(s.Link, s.Unit)
+		if !states[topic] {
+			gone = append(gone, topic)
+		}
+		return !slices.Contains(links, s.Link)
+	})
+	t.topics, t.last, t.order = topics, last, order
+	t.mu.Unlock()
+	for _, topic := range gone {
+		// An empty retained message removes the one there is [MQTT-3.3.1-6].
+		t.server.Publish(&broker.Message{Topic: topic, QoS: 1, Retain: true}, t.published)
+	}
 }
 
 // Samples publishes the samples of one read. It blocks while too many wait to
@@ -63,9 +85,8 @@ func newTelemetry(cfg *Config, server publisher, log *slog.Logger) *telemetry {
 func (t *telemetry) Samples(samples []modbus.Sample) {
 	for i := range samples {
 		s := &samples[i]
-		t.remember(s)
 		m := &broker.Message{
-			Topic: t.topics[s.Tag], Payload: samplePayload(s),
+			Topic: t.remember(s), Payload: samplePayload(s),
 			QoS: byte(*s.Tag.QoS), Retain: *s.Tag.Retain,
 		}
 		t.room <- struct{}{}
@@ -98,16 +119,23 @@ func (t *telemetry) UnitState(s modbus.UnitState) {
 // errStopped is the error of units that nobody asks any more.
 var errStopped = errors.New("the gateway has stopped")
 
-// stopped takes back, when the poller has ended, what is retained about units:
-// a state that nobody keeps up to date would look like a present one.
-func (t *telemetry) stopped(now time.Time) {
-	t.mu.Lock()
-	states := slices.Clone(t.states)
-	t.mu.Unlock()
-	for _, s := range states {
-		s.State, s.Since, s.Err = modbus.Offline, now, errStopped
-		t.publishState(s)
+// stopped takes back, when the poller of a link has ended, what is retained
+// about its units: a state that nobody keeps up to date would look like a
+// present one.
+func (t *telemetry) stopped(link *modbus.LinkConfig, now time.Time) {
+	for _, s := range t.unitStates() {
+		if s.Link == link {
+			s.State, s.Since, s.Err = modbus.Offline, now, errStopped
+			t.publishState(s)
+		}
 	}
+}
+
+// unitStates returns the last state of every unit that has one.
+func (t *telemetry) unitStates() []modbus.UnitState {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.states)
 }
 
 func (t *telemetry) publishState(s modbus.UnitState) {
@@ -116,6 +144,7 @@ func (t *telemetry) publishState(s modbus.UnitState) {
 	if s.Err != nil {
 		payload = append(append(payload, `,"error":`...), quoteJSON(s.Err.Error())...)
 	}
+	payload = appendCounters(payload, &s.Counters)
 	m := &broker.Message{Topic: stateTopic(s.Link, s.Unit), Payload: append(payload, '}'), QoS: 1, Retain: true}
 	t.server.Publish(m, t.published)
 }
@@ -142,7 +171,8 @@ func (t *telemetry) tellRefusals() {
 	}
 }
 
-func (t *telemetry) remember(s *modbus.Sample) {
+// remember keeps a sample for the status and returns its topic.
+func (t *telemetry) remember(s *modbus.Sample) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	status := t.last[s.Tag]
@@ -151,6 +181,7 @@ func (t *telemetry) remember(s *modbus.Sample) {
 		status.Error = s.Err.Error()
 	}
 	t.last[s.Tag] = status
+	return t.topics[s.Tag]
 }
 
 // tags returns the last sample of every tag, in the order of the configuration.

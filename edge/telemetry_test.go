@@ -107,12 +107,23 @@ func TestSamplePayload(t *testing.T) {
 	}
 }
 
+// telemetryOf expects samples from the links of a configuration.
+func telemetryOf(cfg *Config, server publisher, log *slog.Logger) *telemetry {
+	tel := newTelemetry(server, log)
+	var links []*modbus.LinkConfig
+	for i := range cfg.Modbus.Links {
+		links = append(links, &cfg.Modbus.Links[i])
+	}
+	tel.arrange(cfg, links)
+	return tel
+}
+
 // A sample goes to the topic of its template with the QoS and retain flag of
 // its tag.
 func TestTelemetryPublishes(t *testing.T) {
 	cfg := oneUnit(t, "          qos: 0")
 	server := &published{}
-	tel := newTelemetry(cfg, server, slog.New(slog.DiscardHandler))
+	tel := telemetryOf(cfg, server, slog.New(slog.DiscardHandler))
 	link := &cfg.Modbus.Links[0]
 	unit := &link.Units[0]
 	at := time.UnixMilli(1_000_000)
@@ -120,7 +131,10 @@ func TestTelemetryPublishes(t *testing.T) {
 		{Link: link, Unit: unit, Tag: &unit.Tags[0], Value: modbus.FloatValue(1.5), Quality: modbus.Good, Time: at},
 		{Link: link, Unit: unit, Tag: &unit.Tags[1], Quality: modbus.Bad, Err: errors.New("gone"), Time: at},
 	})
-	tel.UnitState(modbus.UnitState{Link: link, Unit: unit, State: modbus.Degraded, Since: at, Err: errors.New("gone")})
+	tel.UnitState(modbus.UnitState{
+		Link: link, Unit: unit, State: modbus.Degraded, Since: at, Err: errors.New("gone"),
+		Counters: modbus.UnitCounters{Requests: 9, Late: 2, Exceptions: map[byte]uint64{11: 1, 2: 3}},
+	})
 	got := server.take()
 	if len(got) != 3 {
 		t.Fatalf("%d messages, want 3", len(got))
@@ -128,7 +142,7 @@ func TestTelemetryPublishes(t *testing.T) {
 	want := []broker.Message{
 		{Topic: "mill/line1/press4/temperature", QoS: 0, Payload: []byte(`{"value":1.5,"quality":"good","time":"1970-01-01T00:16:40.000Z"}`)},
 		{Topic: "mill/line1/press4/alarm", QoS: 2, Retain: true, Payload: []byte(`{"value":null,"quality":"bad","time":"1970-01-01T00:16:40.000Z","error":"gone"}`)},
-		{Topic: "modbus/line1/press4/state", QoS: 1, Retain: true, Payload: []byte(`{"state":"degraded","since":"1970-01-01T00:16:40.000Z","error":"gone"}`)},
+		{Topic: "modbus/line1/press4/state", QoS: 1, Retain: true, Payload: []byte(`{"state":"degraded","since":"1970-01-01T00:16:40.000Z","error":"gone","counters":{"request":9,"late":2,"exception_2":3,"exception_11":1}}`)},
 	}
 	for i, m := range got {
 		w := want[i]
@@ -138,8 +152,8 @@ func TestTelemetryPublishes(t *testing.T) {
 		}
 	}
 	// A stopped gateway knows nothing of its units.
-	tel.stopped(at)
-	const stopped = `{"state":"offline","since":"1970-01-01T00:16:40.000Z","error":"the gateway has stopped"}`
+	tel.stopped(link, at)
+	const stopped = `{"state":"offline","since":"1970-01-01T00:16:40.000Z","error":"the gateway has stopped","counters":{"request":9,"late":2,"exception_2":3,"exception_11":1}}`
 	if got := server.take(); len(got) != 1 || got[0].Topic != want[2].Topic || !got[0].Retain || string(got[0].Payload) != stopped {
 		t.Errorf("at the end: %v, want %s on %s", got, stopped, want[2].Topic)
 	}
@@ -157,7 +171,7 @@ func TestTelemetryTellsRefusals(t *testing.T) {
 	cfg := oneUnit(t, "")
 	server := &published{}
 	var log bytes.Buffer
-	tel := newTelemetry(cfg, server, slog.New(slog.NewTextHandler(&log, nil)))
+	tel := telemetryOf(cfg, server, slog.New(slog.NewTextHandler(&log, nil)))
 	link := &cfg.Modbus.Links[0]
 	unit := &link.Units[0]
 	one := []modbus.Sample{{Link: link, Unit: unit, Tag: &unit.Tags[0], Quality: modbus.Good, Value: modbus.IntValue(1)}}

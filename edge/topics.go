@@ -45,11 +45,17 @@ func stateTopic(link *modbus.LinkConfig, unit *modbus.UnitConfig) string {
 	return "modbus/" + link.Name + "/" + unit.Name + "/state"
 }
 
-// eachTag calls fn for every tag in the order of the configuration. The
-// pointers are those that the poller uses.
+// eachTag calls fn for every tag in the order of the configuration.
 func (c *Config) eachTag(fn func(*modbus.LinkConfig, *modbus.UnitConfig, *modbus.TagConfig)) {
 	for i := range c.Modbus.Links {
-		link := &c.Modbus.Links[i]
+		eachTag([]*modbus.LinkConfig{&c.Modbus.Links[i]}, fn)
+	}
+}
+
+// eachTag calls fn for every tag of links. Its pointers are those that samples
+// have.
+func eachTag(links []*modbus.LinkConfig, fn func(*modbus.LinkConfig, *modbus.UnitConfig, *modbus.TagConfig)) {
+	for _, link := range links {
 		for j := range link.Units {
 			unit := &link.Units[j]
 			for k := range unit.Tags {

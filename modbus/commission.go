@@ -64,7 +64,7 @@ func (c *Client) Read(ctx context.Context, n int) (readings []Reading, took time
 	release := context.AfterFunc(ctx, c.link.client.transport.stop)
 	defer release()
 	u := c.link.units[n]
-	if _, err := c.link.client.transport.connect(ctx, false); err != nil {
+	if _, err := c.link.client.connect(ctx, false); err != nil {
 		return nil, 0, err
 	}
 	b := u.blocks[0]
@@ -120,7 +120,7 @@ func (c *Client) Write(ctx context.Context, n int, value any) (before, after *Re
 	if _, err := t.encode(value); err != nil {
 		return nil, nil, err
 	}
-	if _, err := c.link.client.transport.connect(ctx, true); err != nil {
+	if _, err := c.link.client.connect(ctx, true); err != nil {
 		return nil, nil, err
 	}
 	w := &command{ctx: ctx, unit: u, tag: t, value: value, answered: make(chan struct{})}

@@ -9,28 +9,75 @@ type Config struct {
 	Links []LinkConfig `mapstructure:"links"`
 }
 
-// LinkConfig is one TCP endpoint or serial port. Exactly one of TCP, RTU and
-// RTUOverTCP is given.
+// LinkConfig is one endpoint or serial port. Exactly one of TCP, RTU, ASCII,
+// RTUOverTCP, ASCIIOverTCP and UDP is given.
 type LinkConfig struct {
 	// Name identifies the link in topics, logs and status; unique, required.
 	Name string `mapstructure:"name"`
-	// TCP is the host:port of a Modbus TCP server; port 502 when it has none.
+	// TCP is the host:port of a Modbus TCP server; port 502 when it has none, 802
+	// with TLS.
 	TCP string `mapstructure:"tcp"`
-	// RTU is a serial port.
-	RTU *SerialConfig `mapstructure:"rtu"`
-	// RTUOverTCP is the host:port of a serial server that passes RTU frames on.
-	RTUOverTCP string `mapstructure:"rtu_over_tcp"`
+	// TLS makes the TCP connection one of the Modbus Security Protocol.
+	TLS *TLSConfig `mapstructure:"tls"`
+	// RTU is a serial port with RTU frames, ASCII one with ASCII frames.
+	RTU   *SerialConfig `mapstructure:"rtu"`
+	ASCII *SerialConfig `mapstructure:"ascii"`
+	// RTUOverTCP is the host:port of a serial server that passes RTU frames on,
+	// ASCIIOverTCP that of one that passes ASCII frames on.
+	RTUOverTCP   string `mapstructure:"rtu_over_tcp"`
+	ASCIIOverTCP string `mapstructure:"ascii_over_tcp"`
+	// UDP is the host:port of a server that takes Modbus TCP frames as
+	// datagrams; port 502 when it has none.
+	UDP string `mapstructure:"udp"`
 	// Timeout is how long a complete answer may take, the time on the wire of a
 	// serial line not counted; also the limit for connecting. Default 1s, 10ms
 	// to 1m. Size it to the slowest unit of the link.
 	Timeout time.Duration `mapstructure:"timeout"`
+	// RequestDelay is the least time between an answer and the next request, for
+	// devices that lose requests that come too soon. 0, the default, to 10s.
+	RequestDelay time.Duration `mapstructure:"request_delay"`
+	// ConnectDelay is the time between connecting, or opening the port, and the
+	// first request: boards that restart when their port is opened need it. 0,
+	// the default, to 1m.
+	ConnectDelay time.Duration `mapstructure:"connect_delay"`
+	// CloseAfterRequest closes the connection or port after each request, for
+	// devices that serve one client at a time. Default false.
+	CloseAfterRequest bool `mapstructure:"close_after_request"`
+	// CloseWhenIdle closes it when nothing has been asked for this long and
+	// nothing is due. 0, the default: never.
+	CloseWhenIdle time.Duration `mapstructure:"close_when_idle"`
+	// Connections is how many connections are made to the endpoint of TCP or
+	// UDP, RTUOverTCP or ASCIIOverTCP; its units are shared out among them.
+	// Default 1, to 16.
+	Connections int `mapstructure:"connections"`
+	// InFlight is how many reads may wait for their answers at the same time on
+	// one connection of TCP or UDP, for devices that take several. Default 1,
+	// to 16.
+	InFlight int `mapstructure:"in_flight"`
 	// Units are the devices reached through this link.
 	Units []UnitConfig `mapstructure:"units"`
 }
 
+// TLSConfig names the files of a TLS connection, all in PEM. They are read for
+// each connection.
+type TLSConfig struct {
+	// CA holds the authorities that may vouch for the device. Empty: those of
+	// the system.
+	CA string `mapstructure:"ca"`
+	// Certificate and Key are shown to the device; Modbus Security devices ask
+	// for them. Both or none.
+	Certificate string `mapstructure:"certificate"`
+	Key         string `mapstructure:"key"`
+	// ServerName is what the device's certificate must be for. Empty: the host
+	// of the address.
+	ServerName string `mapstructure:"server_name"`
+}
+
 // SerialConfig is one serial port.
 type SerialConfig struct {
-	// Port is the device file, for example /dev/ttyUSB0; required.
+	// Port is the device file, for example /dev/ttyUSB0, or one of
+	// /dev/serial/by-id, which stays with its adapter; required. It is opened
+	// for this process alone, and again when it comes back.
 	Port string `mapstructure:"port"`
 	// Baud is the line speed in bit/s, 50 to 4000000. Default 19200.
 	Baud int `mapstructure:"baud"`
@@ -38,8 +85,22 @@ type SerialConfig struct {
 	Parity string `mapstructure:"parity"`
 	// StopBits is 1 or 2. Default 1.
 	StopBits int `mapstructure:"stop_bits"`
-	// DataBits is 7 or 8. RTU needs 8, the default.
+	// DataBits is 7 or 8. RTU needs 8, its default; that of ASCII is 7.
 	DataBits int `mapstructure:"data_bits"`
+	// RS485 has the kernel switch the direction of a half-duplex line with RTS.
+	// Absent: the adapter does it by itself.
+	RS485 *RS485Config `mapstructure:"rs485"`
+}
+
+// RS485Config is how the kernel drives the direction of an RS-485 line. The
+// driver of the port must support it.
+type RS485Config struct {
+	// RTSOnSend is the level of RTS while sending: high (default) or low.
+	RTSOnSend string `mapstructure:"rts_on_send"`
+	// DelayBeforeSend and DelayAfterSend keep that level around what is sent, in
+	// whole milliseconds. 0, the default, to 100ms.
+	DelayBeforeSend time.Duration `mapstructure:"delay_before_send"`
+	DelayAfterSend  time.Duration `mapstructure:"delay_after_send"`
 }
 
 // UnitConfig is one device.
@@ -177,15 +238,27 @@ func (c *Config) SetDefaults() {
 	for i := range c.Links {
 		l := &c.Links[i]
 		setDefault(&l.Timeout, DefaultTimeout)
+		setDefault(&l.Connections, 1)
+		setDefault(&l.InFlight, 1)
 		if l.RTU != nil {
-			setDefault(&l.RTU.Baud, 19200)
-			setDefault(&l.RTU.Parity, "even")
-			setDefault(&l.RTU.StopBits, 1)
-			setDefault(&l.RTU.DataBits, 8)
+			l.RTU.setDefaults(8)
+		}
+		if l.ASCII != nil {
+			l.ASCII.setDefaults(7)
 		}
 		for j := range l.Units {
 			l.Units[j].setDefaults()
 		}
+	}
+}
+
+func (s *SerialConfig) setDefaults(dataBits int) {
+	setDefault(&s.Baud, 19200)
+	setDefault(&s.Parity, "even")
+	setDefault(&s.StopBits, 1)
+	setDefault(&s.DataBits, dataBits)
+	if s.RS485 != nil {
+		setDefault(&s.RS485.RTSOnSend, "high")
 	}
 }
 

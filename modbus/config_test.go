@@ -38,7 +38,7 @@ func TestDefaults(t *testing.T) {
 	u := c.Links[0].Units[0]
 	got := strings.TrimSpace(fmt.Sprintln(c.Links[0].Timeout, u.Topic, u.Payload, *u.QoS, *u.Retain, u.MaxRegisters, u.MaxBits, u.MaxGap,
 		u.Tags[0].Interval, u.Tags[1].Interval, *u.Tags[0].QoS, *u.Tags[1].QoS, u.Tags[0].Order, *u.Tags[0].Scale, *c.Links[1].RTU))
-	want := "1s modbus/{link}/{unit}/{tag} json 1 false 125 2000 0 5s 1m0s 1 0 ABCD 1 {/dev/ttyUSB0 19200 even 1 8}"
+	want := "1s modbus/{link}/{unit}/{tag} json 1 false 125 2000 0 5s 1m0s 1 0 ABCD 1 {/dev/ttyUSB0 19200 even 1 8 <nil>}"
 	if got != want {
 		t.Errorf("defaults:\n%s; want\n%s", got, want)
 	}
@@ -84,6 +84,17 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 		}, "links[1].rtu.baud: 1 reads at 1200 baud take 2.0 times"},
 		{"broadcast", func(c *Config) { c.Links[1].Units[0].Unit = new(0) }, "links[1].units[0].unit: 0 is the broadcast"},
 		{"timeout", func(c *Config) { c.Links[0].Timeout = time.Hour }, link + ".timeout: 1h0m0s is out of range"},
+		{"TLS without TCP", func(c *Config) { c.Links[1].TLS = &TLSConfig{} }, "links[1].tls: only tcp can be secured"},
+		{"certificate without key", func(c *Config) { c.Links[0].TLS = &TLSConfig{Certificate: "a"} }, link + ".tls: certificate and key"},
+		{"ASCII with 6 data bits", func(c *Config) { c.Links[1].ASCII, c.Links[1].RTU = c.Links[1].RTU, nil; c.Links[1].ASCII.DataBits = 6 }, "links[1].ascii.data_bits: 6 is out of range"},
+		{"RTS", func(c *Config) { c.Links[1].RTU.RS485 = &RS485Config{RTSOnSend: "up"} }, "links[1].rtu.rs485.rts_on_send: \"up\" is not known"},
+		{"RS-485 delay", func(c *Config) { c.Links[1].RTU.RS485 = &RS485Config{DelayAfterSend: time.Second} }, "links[1].rtu.rs485.delay_after_send: 1s is out of range"},
+		{"request_delay", func(c *Config) { c.Links[0].RequestDelay = time.Minute }, link + ".request_delay: 1m0s is out of range"},
+		{"connections", func(c *Config) { c.Links[0].Connections = 17 }, link + ".connections: 17 is out of range"},
+		{"connections of a port", func(c *Config) { c.Links[1].Connections = 2 }, "links[1].connections: a serial port is opened once"},
+		{"in_flight of a port", func(c *Config) { c.Links[1].InFlight = 2 }, "links[1].in_flight: only frames of tcp and udp"},
+		{"in_flight with a delay", func(c *Config) { c.Links[0].InFlight = 2; c.Links[0].RequestDelay = time.Second }, link + ".in_flight: request_delay keeps"},
+		{"in_flight with a close", func(c *Config) { c.Links[0].InFlight = 2; c.Links[0].CloseAfterRequest = true }, link + ".in_flight: close_after_request leaves"},
 		{"no units", func(c *Config) { c.Links[0].Units = nil }, link + ".units: missing"},
 		{"no unit ID", func(c *Config) { c.Links[0].Units[0].Unit = nil }, unit + ".unit: missing"},
 		{"unit ID", func(c *Config) { c.Links[0].Units[0].Unit = new(256) }, unit + ".unit: 256 is out of range"},

@@ -1,5 +1,5 @@
-// Package modbus polls Modbus devices over TCP, RTU and RTU over TCP, and
-// writes to them, on a schedule ([Poller]) or by hand ([Client]); for trials it
+// Package modbus polls Modbus devices over TCP, TLS, UDP and serial lines with
+// RTU or ASCII frames, also behind serial servers, and writes to them, on a schedule ([Poller]) or by hand ([Client]); for trials it
 // plays devices ([Simulator]). It knows registers and time; it knows no MQTT.
 //
 // # What it promises
@@ -22,7 +22,9 @@
 //
 // # Known limits
 //
-//   - An RTU device that sends the same answer twice with a pause in between is
+//   - A device that is asked several things at once (in_flight) and answers one
+//     with the transaction identifier of another is believed.
+//   - An RTU or ASCII device that sends the same answer twice with a pause in between is
 //     not told from one that answers the next request of equal length. Doubled
 //     frames without a pause are.
 //   - A bit of a register in a device without function 22 is written by writing
@@ -32,7 +34,7 @@
 //
 // # Goroutines
 //
-// [Poller.Run] starts one goroutine per link. It owns the connection or port,
+// [Poller.Run] starts one goroutine per connection. It owns the connection or port,
 // the read plan and the state of the link's units; nobody else touches them.
 // [Poller.Write] hands its command to that goroutine, which runs it between two
 // reads. The methods of [Sink] are called from these goroutines, several at a

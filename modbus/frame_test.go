@@ -62,9 +62,9 @@ func converse(t *testing.T, kind string, scenes []script, f func(c *client)) {
 		defer func() { _ = far.Close() }()
 		open := func(context.Context) (stream, error) { return near, nil }
 		var c *client
-		if kind == "tcp" {
-			transport := newTCPTransport("", time.Second)
-			transport.open = open
+		if kind != "rtu" {
+			transport := newTCPTransport(open, time.Second)
+			transport.datagrams = kind == "udp"
 			c = newTCPClient(transport)
 		} else {
 			c = newRTUClient(newRTUTransport(open, newRTULine(9600), time.Second))
@@ -159,8 +159,7 @@ func TestTCPLateAnswerIsSkipped(t *testing.T) {
 func TestTCPFloodEndsAtTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
-		transport := newTCPTransport("", time.Second)
-		transport.open = func(context.Context) (stream, error) { return near, nil }
+		transport := newTCPTransport(func(context.Context) (stream, error) { return near, nil }, time.Second)
 		c := newTCPClient(transport)
 		ended := make(chan struct{})
 		go func() {
@@ -240,6 +239,53 @@ func TestRTULateAnswerIsNotTakenForTheNext(t *testing.T) {
 		data, err = c.read(t.Context(), 0x11, span{HoldingRegister, 7, 2})
 		checkAnswer(t, data, err, "0007 0007", nil)
 	})
+}
+
+func TestWhatIsNoAnswerIsCounted(t *testing.T) {
+	ask, answer := withCRC(t, "11 03 0001 0001"), withCRC(t, "11 03 02 0007")
+	tests := []struct {
+		name, kind string
+		scenes     []script
+		want       tally
+	}{
+		{"TCP late", "tcp", []script{
+			{"0001 0000 0006 11 03 0001 0001", 1200 * time.Millisecond, "0001 0000 0005 11 03 02 0001"},
+			{"0002 0000 0006 11 03 0001 0001", 0, "0002 0000 0005 11 03 02 0007"},
+		}, tally{late: 1}},
+		{"TCP doubled", "tcp", []script{
+			{"0001 0000 0006 11 03 0001 0001", 0, "0001 0000 0005 11 03 02 0007 0001 0000 0005 11 03 02 0007"},
+			{"0002 0000 0006 11 03 0001 0001", 0, "0002 0000 0005 11 03 02 0007"},
+		}, tally{stray: 1}},
+		{"RTU late", "rtu", []script{
+			{ask, 1200 * time.Millisecond, withCRC(t, "11 03 02 0001")},
+			{withCRC(t, "11 03 0001 0002"), 0, withCRC(t, "11 03 04 0001 0001")}, // another quantity
+			{ask, 0, answer},
+		}, tally{late: 1}},
+		{"RTU doubled", "rtu", []script{{ask, 0, answer + answer}, {ask, 0, answer}}, tally{stray: 1}},
+		{"RTU noise", "rtu", []script{{ask, 0, "ff00" + answer}, {ask, 0, answer}}, tally{stray: 1}},
+		{"RTU damaged", "rtu", []script{
+			{ask, 0, "11 03 02 0007 0000"},
+			{withCRC(t, "11 03 0001 0002"), 0, withCRC(t, "11 03 04 0001 0001")},
+			{ask, 0, answer},
+		}, tally{crc: 1}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			converse(t, test.kind, test.scenes, func(c *client) {
+				for range 2 {
+					if data, err := c.read(t.Context(), 0x11, span{HoldingRegister, 1, 1}); err == nil && data[1] != 7 {
+						t.Errorf("read % x", data)
+					} else if err != nil && !isNoAnswer(err) {
+						t.Error(err)
+					}
+					time.Sleep(300 * time.Millisecond) // the pipe takes the next request only then
+				}
+				if got := c.transport.heard(); got != test.want {
+					t.Errorf("heard %+v; want %+v", got, test.want)
+				}
+			})
+		})
+	}
 }
 
 func TestRTUOtherUnitNeedsNoResynchronisation(t *testing.T) {
@@ -337,9 +383,12 @@ func FuzzRTUFrames(f *testing.F) {
 		request := []byte{0x11, functions[int(function)%len(functions)], 0, 0x6b, byte(value >> 8), byte(value), 0, 0, 0, 0}
 		answer := answerTo(request)
 		for _, final := range []bool{false, true} {
-			frame := answer.find(received, final)
+			frame, before := answer.find(received, final)
 			if frame == nil {
 				continue
+			}
+			if string(received[before:before+len(frame)]) != string(frame) {
+				t.Fatalf("% x is not at %d of % x", frame, before, received)
 			}
 			if !checkCRC(frame) || frame[0] != answer.unit || frame[1]&0x7f != answer.function {
 				t.Fatalf("% x is no answer to % x", frame, request)
@@ -349,4 +398,35 @@ func FuzzRTUFrames(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestRS485Settings(t *testing.T) {
+	// linux/serial.h: enabled 1, RTS on send 2, RTS after send 4; delays in ms.
+	for _, test := range []struct {
+		cfg  RS485Config
+		want rs485
+	}{
+		{RS485Config{RTSOnSend: "high"}, rs485{flags: 3}},
+		{RS485Config{RTSOnSend: "low", DelayBeforeSend: time.Millisecond, DelayAfterSend: 2 * time.Millisecond}, rs485{flags: 5, delayBefore: 1, delayAfter: 2}},
+	} {
+		if got := test.cfg.kernel(); got != test.want {
+			t.Errorf("%+v: %+v; want %+v", test.cfg, got, test.want)
+		}
+	}
+}
+
+func TestUDPFrames(t *testing.T) {
+	const ask = "0001 0000 0006 11 03 006b 0002"
+	for _, test := range []struct{ name, answer, want string }{
+		{"answer", "0001 0000 0007 11 03 04 022b 0106", "022b 0106"},
+		{"rubbish before it", "ffff ffff ffff ff ff|0001 0000 0007 11 03 04 022b 0106", "022b 0106"},
+		{"a datagram cut off before it", "0001 0000 0007 11 03 04|0001 0000 0007 11 03 04 022b 0106", "022b 0106"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			converse(t, "udp", []script{{ask, 0, test.answer}}, func(c *client) {
+				data, err := c.read(t.Context(), 0x11, span{HoldingRegister, 0x6b, 2})
+				checkAnswer(t, data, err, test.want, nil)
+			})
+		})
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
-	"sync/atomic"
 	"time"
 )
 
@@ -52,6 +51,9 @@ type link struct {
 	retries  int       // attempts since the link went down
 	probesAt time.Time // no unit that does not answer is asked before
 	wrote    bool      // the last request was a write: a read is next
+	flights  []flight  // the oldest first
+	lost     int       // connections lost with flights, in a row
+	heard    tally     // of the transport, when a request was last counted
 
 	counters counters
 }
@@ -74,6 +76,9 @@ type unit struct {
 	probe    *block    // what to ask while failures > 0
 	probeAt  time.Time // when
 	noMask   bool      // the unit does not know function 22
+	flying   int       // flights
+
+	counters requestCounters
 }
 
 // run polls until ctx ends; then the connection is closed.
@@ -94,10 +99,19 @@ func (l *link) run(ctx context.Context) {
 		case <-ctx.Done():
 		case <-timer.C:
 		case c := <-l.commands:
-			l.wrote = true
-			c.execute(ctx)
+			l.execute(ctx, c)
 		}
 	}
+	l.recall()
+}
+
+// execute runs a command when no read is in flight any more.
+func (l *link) execute(ctx context.Context, c *command) {
+	for len(l.flights) > 0 {
+		l.land(ctx)
+	}
+	l.wrote = true
+	c.execute(ctx)
 }
 
 // start makes every block due now, and spreads the later reads of blocks with
@@ -132,19 +146,48 @@ func (l *link) step(ctx context.Context, timer *time.Timer) bool {
 	if !due || !l.wrote {
 		select {
 		case c := <-l.commands:
-			l.wrote = true
-			c.execute(ctx)
+			l.execute(ctx, c)
 			return true
 		default:
 		}
 	}
-	if due {
+	switch {
+	case due && l.config.InFlight == 1:
 		l.wrote = false
 		l.poll(ctx, read.unit, read.block)
 		return true
+	case due && len(l.flights) < l.config.InFlight:
+		l.wrote = false
+		l.launch(ctx, read.unit, read.block)
+		return true
+	case len(l.flights) > 0:
+		l.land(ctx)
+		return true
 	}
-	timer.Reset(read.at.Sub(now))
+	timer.Reset(l.closeIdle(now, read.at).Sub(now))
 	return false
+}
+
+// closeIdle closes the connection when it has been idle for long enough and
+// nothing is due before next; it returns when to look again.
+func (l *link) closeIdle(now, next time.Time) time.Time {
+	idle := l.config.CloseWhenIdle
+	if idle == 0 {
+		return next
+	}
+	end := l.client.ended.Add(idle)
+	if now.Before(end) {
+		return earlier(end, next)
+	}
+	l.client.transport.drop()
+	return next
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // stepDown is step while there is no connection.
@@ -153,7 +196,7 @@ func (l *link) stepDown(ctx context.Context, now time.Time, timer *time.Timer) b
 		timer.Reset(l.retryAt.Sub(now))
 		return false
 	}
-	if _, err := l.client.transport.connect(ctx, false); err != nil {
+	if _, err := l.client.connect(ctx, false); err != nil {
 		l.wentDown(ctx, err)
 		return true
 	}
@@ -176,11 +219,15 @@ type candidate struct {
 func (l *link) nextRead(now time.Time) (best candidate) {
 	for _, u := range l.units {
 		switch {
+		case u.flying > 0 && (u.failures > 0 || u.state == ""): // one is enough to see
 		case u.failures > 0:
 			at := later(u.probeAt, l.probesAt)
 			best = best.or(candidate{u, u.probe, u.probeAt, at, at}, now)
 		default:
 			for _, b := range u.blocks {
+				if b.flying {
+					continue
+				}
 				c := candidate{u, b, b.next, b.next, b.next}
 				if u.state == "" { // never heard of
 					c.rank = later(b.next, l.probesAt)
@@ -223,11 +270,16 @@ func later(a, b time.Time) time.Time {
 func (l *link) poll(ctx context.Context, u *unit, b *block) {
 	begin := time.Now()
 	data, err := l.client.read(ctx, u.id, b.span)
+	l.outcome(ctx, u, b, data, err, begin)
+}
+
+// outcome deals with what came of the read of a block that began at begin.
+func (l *link) outcome(ctx context.Context, u *unit, b *block, data []byte, err error, begin time.Time) {
 	now := time.Now()
 	if ctx.Err() != nil {
 		return // the connection was closed under us: that says nothing about the unit
 	}
-	l.counters.count(err)
+	l.count(u, err)
 	if !l.seen && !errors.Is(err, ErrDown) {
 		l.cameUp()
 	}
@@ -348,26 +400,4 @@ func backoff(n int, first, last time.Duration) time.Duration {
 		d = first << n
 	}
 	return d - rand.N(d/5+1)
-}
-
-// counters of one link; any goroutine may read them.
-type counters struct {
-	up                                       atomic.Bool
-	requests, timeouts, exceptions, failures atomic.Uint64
-	reconnects, missed, samples, writes      atomic.Uint64
-}
-
-// count notes the outcome of one request.
-func (c *counters) count(err error) {
-	c.requests.Add(1)
-	_, refused := errors.AsType[*ExceptionError](err)
-	switch {
-	case err == nil:
-	case errors.Is(err, ErrTimeout):
-		c.timeouts.Add(1)
-	case refused:
-		c.exceptions.Add(1)
-	default:
-		c.failures.Add(1)
-	}
 }

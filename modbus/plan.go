@@ -38,6 +38,8 @@ type block struct {
 	err   error         // of the last read; nil after a good one
 	hole  bool          // the device refuses the address: read rarely
 	mute  int           // reads in a row without an answer
+
+	flying bool // its answer is awaited in a flight
 }
 
 // restart makes the block due, and then due again in its phase.
@@ -106,7 +108,7 @@ func planBlocks(tags []*tag, l limits) []*block {
 // serialLoad returns the share of its time that a serial line is busy with the
 // planned reads, and their number, if all devices answer without delay.
 func serialLoad(cfg *LinkConfig) (load float64, reads int) {
-	line := newRTULine(cfg.RTU.Baud)
+	line := cfg.line()
 	for _, u := range newLink(cfg, nil).units {
 		for _, b := range u.blocks {
 			// Both frames of a read, each with its silence.

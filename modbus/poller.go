@@ -72,6 +72,8 @@ type UnitState struct {
 	Since time.Time
 	// Err is the cause when State is not Online.
 	Err error
+	// Counters are those of the unit at that time.
+	Counters UnitCounters
 }
 
 // Sink receives what the poller finds. Its methods are called from the
@@ -90,7 +92,7 @@ type Sink interface {
 // per link. Its methods may be called from any goroutine.
 type Poller struct {
 	// Constant after New.
-	links []*link
+	links []*link // those of one LinkConfig one behind the other
 }
 
 // New prepares a poller. cfg must have its defaults set and pass Validate, or
@@ -102,23 +104,29 @@ func New(cfg Config, log *slog.Logger, sink Sink) (*Poller, error) {
 	}
 	p := &Poller{}
 	for i := range cfg.Links {
-		l := newLink(&cfg.Links[i], newClient(&cfg.Links[i]))
-		l.log, l.sink = log, sink
-		p.links = append(p.links, l)
+		for _, l := range newLinks(&cfg.Links[i]) {
+			l.log, l.sink = log, sink
+			p.links = append(p.links, l)
+		}
 	}
 	return p, nil
 }
 
-// newClient returns a client for the transport that cfg names.
-func newClient(cfg *LinkConfig) *client {
-	switch {
-	case cfg.TCP != "":
-		return newTCPClient(newTCPTransport(withPort(cfg.TCP), cfg.Timeout))
-	case cfg.RTU != nil:
-		return newRTUClient(newRTUTransport(openSerial(*cfg.RTU), newRTULine(cfg.RTU.Baud), cfg.Timeout))
+// newLinks shares the units of a valid configuration out among its connections.
+func newLinks(cfg *LinkConfig) []*link {
+	links := make([]*link, min(cfg.Connections, len(cfg.Units)))
+	for i := range links {
+		l := newLink(cfg, newClient(cfg))
+		var own []*unit
+		for j, u := range l.units {
+			if j%len(links) == i {
+				own = append(own, u)
+			}
+		}
+		l.units = own
+		links[i] = l
 	}
-	open := dialer(withPort(cfg.RTUOverTCP), cfg.Timeout)
-	return newRTUClient(newRTUTransport(open, newRTULine(0), cfg.Timeout))
+	return links
 }
 
 // newLink makes the link of a valid configuration, ready to run but for log and
@@ -161,43 +169,4 @@ func (p *Poller) Run(ctx context.Context) error {
 	<-ctx.Done()
 	running.Wait()
 	return nil
-}
-
-// LinkStats counts what happened on one link since Run began.
-type LinkStats struct {
-	// Link points into the Config given to New.
-	Link *LinkConfig
-	// Up is whether the connection or port is open.
-	Up bool
-	// Requests were made; of these Timeouts found no answer, Exceptions were
-	// refused by the device and Failures went wrong in another way.
-	Requests, Timeouts, Exceptions, Failures uint64
-	// Reconnects is how often the link came back after it was down.
-	Reconnects uint64
-	// Missed is how many reads were skipped because the link was too slow for
-	// the intervals asked for.
-	Missed uint64
-	// Samples were passed to the sink, Writes were executed.
-	Samples, Writes uint64
-}
-
-// Stats returns the counters of all links, in the order of the configuration.
-func (p *Poller) Stats() []LinkStats {
-	stats := make([]LinkStats, 0, len(p.links))
-	for _, l := range p.links {
-		c := &l.counters
-		stats = append(stats, LinkStats{
-			Link:       l.config,
-			Up:         c.up.Load(),
-			Requests:   c.requests.Load(),
-			Timeouts:   c.timeouts.Load(),
-			Exceptions: c.exceptions.Load(),
-			Failures:   c.failures.Load(),
-			Reconnects: c.reconnects.Load(),
-			Missed:     c.missed.Load(),
-			Samples:    c.samples.Load(),
-			Writes:     c.writes.Load(),
-		})
-	}
-	return stats
 }

@@ -368,6 +368,10 @@ func TestGatewayExceptionsMeanTheUnitIsAway(t *testing.T) {
 		if asked > 25 {
 			t.Errorf("the absent unit was asked %d times in five minutes", asked)
 		}
+		units := r.poller.Units()
+		if n := units[1].Exceptions[11]; int(n) != asked || int(units[1].Requests) != asked || len(units[0].Exceptions) != 0 {
+			t.Errorf("of %d requests to the absent unit these are counted: %+v", asked, units)
+		}
 		r.noWrongValue(t)
 	})
 }

@@ -43,7 +43,7 @@ type rtuTransport struct {
 	// Owned by the caller of Send.
 	buf    [2 * rtuFrameSize]byte
 	unread []byte              // received since the request, a part of buf
-	late   map[byte][]lateness // by unit: answers that may still come
+	late   map[byte][]lateness // by unit: answers that may still come; no list is empty
 	echo   bool                // the line returns what we send before the answer
 }
 
@@ -99,6 +99,9 @@ func (t *rtuTransport) Send(request []byte) ([]byte, error) {
 
 // mayComeLate reports whether a late answer could be taken for answer.
 func (t *rtuTransport) mayComeLate(answer rtuAnswer) bool {
+	if len(t.late[answer.unit]) == 0 {
+		return false
+	}
 	now := time.Now()
 	kept := t.late[answer.unit][:0]
 	for _, l := range t.late[answer.unit] {
@@ -107,6 +110,9 @@ func (t *rtuTransport) mayComeLate(answer rtuAnswer) bool {
 		}
 	}
 	t.late[answer.unit] = kept
+	if len(kept) == 0 {
+		delete(t.late, answer.unit)
+	}
 	return t.expectsLate(answer)
 }
 
@@ -215,11 +221,15 @@ func (t *rtuTransport) listen(d time.Duration) error {
 	}
 	t.unread = nil
 	giveUp := time.Now().Add(d + t.timeout)
+	heard := 0
+	defer func() { t.skipped(heard, 0) }()
 	for time.Now().Before(giveUp) {
 		if err := s.SetReadDeadline(time.Now().Add(d)); err != nil {
 			return t.lost(err)
 		}
-		if _, err := s.Read(t.buf[:]); isTimeout(err) {
+		n, err := s.Read(t.buf[:])
+		heard += n
+		if isTimeout(err) {
 			return nil
 		} else if err != nil {
 			return t.lost(err)
@@ -233,7 +243,8 @@ func (t *rtuTransport) await(s stream, request []byte, answer rtuAnswer) (frame 
 	heard := false // our own request
 	for {
 		heard = heard || t.skipEcho(request, answer)
-		if frame := answer.find(t.unread, false); frame != nil {
+		if frame, before := answer.find(t.unread, false); frame != nil {
+			t.skipped(before, len(t.unread)-before-len(frame))
 			return frame, nil
 		}
 		if len(t.unread) > rtuFrameSize {
@@ -245,11 +256,38 @@ func (t *rtuTransport) await(s stream, request []byte, answer rtuAnswer) (frame 
 		switch {
 		case m > 0:
 		case isTimeout(err):
-			return answer.find(t.unread, true), nil
+			frame, before := answer.find(t.unread, true)
+			if frame != nil {
+				t.skipped(before, len(t.unread)-before-len(frame))
+			}
+			return frame, nil
 		case err != nil:
 			return nil, t.lost(err)
 		}
 	}
+}
+
+// skipped counts what came before and behind an answer.
+func (t *rtuTransport) skipped(before, behind int) {
+	switch {
+	case before > 0 && t.expectsAny():
+		t.tally.late++
+	case before > 0:
+		t.tally.stray++
+	}
+	if behind > 0 {
+		t.tally.stray++
+	}
+}
+
+// expectsAny reports whether any answer may still come late.
+func (t *rtuTransport) expectsAny() bool {
+	for _, l := range t.late {
+		if len(l) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // skipEcho drops our own request from the beginning of what came back: some
@@ -275,6 +313,11 @@ func (t *rtuTransport) timedOut(answer rtuAnswer) error {
 	if len(t.unread) == 0 {
 		return fmt.Errorf("modbus: %w: %v", ErrTimeout, t.timeout)
 	}
+	if answer.damaged(t.unread) {
+		t.tally.crc++
+	} else {
+		t.tally.stray++
+	}
 	return fmt.Errorf("modbus: %w: %v (%d bytes came that are not the answer of unit %d)", ErrTimeout, t.timeout, len(t.unread), answer.unit)
 }
 
@@ -299,9 +342,10 @@ func (t *rtuTransport) remember(answer rtuAnswer) {
 // request.
 type rtuAnswer struct {
 	unit, function byte
-	length         int    // of the frame
-	read           bool   // functions 1 to 4
-	start          []byte // what the frame begins with
+	length         int     // of the frame
+	read           bool    // functions 1 to 4
+	start          [8]byte // what the frame begins with, begins bytes of it
+	begins         int
 }
 
 // answerTo returns what answers an encoded request: Modbus §6.
@@ -311,47 +355,62 @@ func answerTo(request []byte) rtuAnswer {
 	case 1, 2:
 		count := (int(binary.BigEndian.Uint16(request[4:])) + 7) / 8
 		a.length, a.read = rtuReadOverhead+count, true
-		a.start = []byte{a.unit, a.function, byte(count)}
+		a.begin(a.unit, a.function, byte(count))
 	case 3, 4:
 		count := 2 * int(binary.BigEndian.Uint16(request[4:]))
 		a.length, a.read = rtuReadOverhead+count, true
-		a.start = []byte{a.unit, a.function, byte(count)}
+		a.begin(a.unit, a.function, byte(count))
 	case 5, 6, 15, 16: // address and value, or address and quantity, come back
-		a.length, a.start = 8, request[:6]
+		a.length = 8
+		a.begin(request[:6]...)
 	case 22: // address and both masks come back
-		a.length, a.start = 10, request[:8]
+		a.length = 10
+		a.begin(request[:8]...)
 	default:
 		panic(fmt.Sprintf("BUG: modbus: RTU answer to function %d is not known", a.function))
 	}
 	return a
 }
 
+func (a *rtuAnswer) begin(bytes ...byte) { a.begins = copy(a.start[:], bytes) }
+
 // find returns the first frame in buf that is the answer or its exception, with
-// a good CRC, or nil; what precedes it is noise. While something may still grow
-// into the answer it gives nil, so that bytes inside are not taken for a frame;
-// with final set it does not wait. frame aliases buf.
-func (a rtuAnswer) find(buf []byte, final bool) (frame []byte) {
+// a good CRC, or nil; the bytes before it are noise. While something may still
+// grow into the answer it gives nil, so that bytes inside are not taken for a
+// frame; with final set it does not wait. frame aliases buf.
+func (a *rtuAnswer) find(buf []byte, final bool) (frame []byte, before int) {
 	for i := 0; i+1 < len(buf); i++ {
 		rest := buf[i:]
 		length := a.candidate(rest)
 		switch {
 		case length == 0:
 		case length <= len(rest) && checkCRC(rest[:length]):
-			return rest[:length:length]
+			return rest[:length:length], i
 		case length > len(rest) && !final:
-			return nil
+			return nil, 0
 		}
 	}
-	return nil
+	return nil, 0
+}
+
+// damaged reports whether buf has something in it that has the form of the
+// answer.
+func (a *rtuAnswer) damaged(buf []byte) bool {
+	for i := 0; i+1 < len(buf); i++ {
+		if length := a.candidate(buf[i:]); length > 0 && length <= len(buf)-i {
+			return true
+		}
+	}
+	return false
 }
 
 // candidate returns the length of the frame that buf may be the beginning of, 0
 // when it is not one.
-func (a rtuAnswer) candidate(buf []byte) int {
+func (a *rtuAnswer) candidate(buf []byte) int {
 	if buf[0] == a.unit && buf[1] == a.function|0x80 { // Modbus §7
 		return rtuExceptionSize
 	}
-	n := min(len(buf), len(a.start))
+	n := min(len(buf), a.begins)
 	if bytes.Equal(buf[:n], a.start[:n]) {
 		return a.length
 	}
@@ -374,8 +433,11 @@ func crc16(data []byte) uint16 {
 	return crc
 }
 
-func appendCRC(frame []byte) []byte {
-	return binary.LittleEndian.AppendUint16(frame, crc16(frame))
+func appendCRC(frame []byte) []byte { return appendChecksum(frame, 0) }
+
+// appendChecksum appends the CRC of the frame that starts at begin of buf.
+func appendChecksum(buf []byte, begin int) []byte {
+	return binary.LittleEndian.AppendUint16(buf, crc16(buf[begin:]))
 }
 
 func checkCRC(frame []byte) bool {

@@ -33,11 +33,22 @@ func configureSerial(fd int, cfg SerialConfig) error {
 	if err != nil {
 		return fmt.Errorf("not a serial port: %w", err)
 	}
+	// Before anything is changed: TIOCEXCL keeps everybody out but the
+	// superuser, the lock every program that asks for it.
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("another program has it open: %w", err)
+	}
+	if err := unix.IoctlSetInt(fd, unix.TIOCEXCL, 0); err != nil {
+		return err
+	}
 	attr.Iflag = unix.IGNBRK
 	attr.Oflag = 0
 	attr.Lflag = 0
 	// BOTHER takes the speed as a number, also one that has no constant.
 	attr.Cflag = unix.CREAD | unix.CLOCAL | unix.CS8 | unix.BOTHER
+	if cfg.DataBits == 7 {
+		attr.Cflag = attr.Cflag&^unix.CSIZE | unix.CS7
+	}
 	attr.Ispeed, attr.Ospeed = uint32(cfg.Baud), uint32(cfg.Baud)
 	switch cfg.Parity {
 	case "even":
@@ -55,8 +66,10 @@ func configureSerial(fd int, cfg SerialConfig) error {
 	if err := unix.IoctlSetTermios(fd, unix.TCSETS2, attr); err != nil {
 		return err
 	}
-	if err := unix.IoctlSetInt(fd, unix.TIOCEXCL, 0); err != nil {
-		return err
+	if cfg.RS485 != nil {
+		if err := setRS485(fd, cfg.RS485); err != nil {
+			return err
+		}
 	}
 	return unix.IoctlSetInt(fd, unix.TCFLSH, unix.TCIOFLUSH)
 }

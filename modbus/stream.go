@@ -2,6 +2,7 @@ package modbus
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -30,14 +31,32 @@ var errLost = errors.New("connection lost")
 type lifeline struct {
 	// Constant after construction.
 	open func(context.Context) (stream, error)
+	wrap func(stream) stream // what is put over it; nil: nothing
 
 	mu      sync.Mutex
 	current stream // guarded by mu; nil when closed
 	stopped bool   // guarded by mu; nothing is opened any more
 
 	// Owned by the caller of connect.
-	fleeting bool // a peer has closed a connection that was still wanted
+	fleeting bool  // a peer has closed a connection that was still wanted
+	peer     *peer // of the stream; nil when nothing is known of it
+	tally    tally
 }
+
+// tally counts what arrived and was no answer.
+type tally struct {
+	late  uint64 // answers to earlier requests
+	stray uint64 // frames that answer nothing that was asked
+	crc   uint64 // frames that were damaged
+}
+
+// minus returns what has come since an earlier tally.
+func (t tally) minus(before tally) tally {
+	return tally{t.late - before.late, t.stray - before.stray, t.crc - before.crc}
+}
+
+// heard returns the tally since the transport was made.
+func (l *lifeline) heard() tally { return l.tally }
 
 // connect makes sure that there is a stream whose peer has not hung up; fresh
 // reports whether it is a new one. The error wraps ErrDown.
@@ -47,7 +66,7 @@ type lifeline struct {
 // would be lost in it; so it gets a new one.
 func (l *lifeline) connect(ctx context.Context, safe bool) (fresh bool, err error) {
 	if s := l.stream(); s != nil {
-		gone := hungUp(s)
+		gone := l.peer.hungUp()
 		l.fleeting = l.fleeting || gone
 		if !gone && !(safe && l.fleeting) {
 			return false, nil
@@ -57,6 +76,10 @@ func (l *lifeline) connect(ctx context.Context, safe bool) (fresh bool, err erro
 	s, err := l.open(ctx)
 	if err != nil {
 		return false, fmt.Errorf("modbus: %w: %w", ErrDown, err)
+	}
+	l.peer = newPeer(s)
+	if l.wrap != nil {
+		s = l.wrap(s)
 	}
 	l.mu.Lock()
 	stopped := l.stopped
@@ -108,29 +131,46 @@ func (l *lifeline) lost(cause error) error {
 // isTimeout tells a deadline that passed from a connection that failed.
 func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
-// hungUp looks, without waiting, whether the peer of a TCP connection has
+// peer looks, without waiting, whether the peer of a TCP connection has
 // closed it: devices that close after each answer or after seconds of silence
 // are common, and a request into such a connection is lost. Of other streams it
 // knows nothing.
-func hungUp(s stream) bool {
-	conn, ok := s.(*net.TCPConn)
-	if !ok {
-		return false
-	}
-	return peerClosed(conn)
+//
+// The alert that announces the end of a TLS connection hides that end here; then
+// the request finds out.
+type peer struct {
+	// Constant after newPeer.
+	raw  syscall.RawConn
+	look func(fd uintptr)
+
+	// Owned by the caller of hungUp.
+	closed bool
+	one    [1]byte
 }
 
-func peerClosed(conn syscall.Conn) bool {
+// newPeer returns the peer of s, nil when nothing can be known of it.
+func newPeer(s stream) *peer {
+	if secure, ok := s.(*tls.Conn); ok {
+		s = secure.NetConn()
+	}
+	conn, ok := s.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return true
+		return nil // the connection is closed: the request finds out
 	}
-	closed := false
-	err = raw.Control(func(fd uintptr) {
-		var one [1]byte
-		n, _, err := unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	p := &peer{raw: raw}
+	p.look = func(fd uintptr) {
+		n, _, err := unix.Recvfrom(int(fd), p.one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 		waiting := errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR)
-		closed = n <= 0 && !waiting
-	})
-	return closed || err != nil
+		p.closed = n <= 0 && !waiting
+	}
+	return p
+}
+
+// hungUp reports whether the peer has closed the connection.
+func (p *peer) hungUp() bool {
+	return p != nil && (p.raw.Control(p.look) != nil || p.closed)
 }

@@ -25,54 +25,86 @@ const (
 // connection before it is taken for dead and replaced.
 const silentLimit = 2
 
-// tcpTransport carries Modbus TCP frames. It pairs answers with requests by
-// transaction identifier, unit and function; every other frame (late, doubled,
-// unsolicited) is skipped. Send must not be called concurrently.
+// tcpTransport carries Modbus TCP frames, over TCP, TLS or UDP. It gives each
+// request its transaction identifier and pairs answers with requests by that,
+// unit and function; every other frame (late, doubled, unsolicited) is skipped.
+// Its methods must not be called concurrently.
 type tcpTransport struct {
 	lifeline
 
 	// Constant after newTCPTransport.
-	timeout time.Duration
+	timeout   time.Duration
+	datagrams bool // each frame comes by itself, and may be lost by itself
 
 	// Owned by the caller of Send.
+	last   uint16 // transaction identifier
 	unread []byte // received and not yet consumed, a part of buf
 	buf    [2 * tcpFrameSize]byte
 	source stream // where unread comes from
 	silent int    // requests in a row without a frame
+	missed missed // requests that found no answer
 }
 
-// newTCPTransport returns a transport to address, which has a port. timeout
-// limits connecting and each answer.
-func newTCPTransport(address string, timeout time.Duration) *tcpTransport {
-	return &tcpTransport{lifeline: lifeline{open: dialer(address, timeout)}, timeout: timeout}
+// missed holds the transaction identifiers of the last requests that found no
+// answer; what comes for one of them is late.
+type missed struct {
+	ids  [16]uint16
+	next int
 }
 
-// dialer returns a function that connects to address within timeout.
-func dialer(address string, timeout time.Duration) func(context.Context) (stream, error) {
+func (m *missed) add(id uint16) {
+	m.ids[m.next%len(m.ids)] = id
+	m.next++
+}
+
+// take reports whether id was missed, and forgets it.
+func (m *missed) take(id uint16) bool {
+	for i := range min(m.next, len(m.ids)) {
+		if m.ids[i] == id && id != 0 {
+			m.ids[i] = 0
+			return true
+		}
+	}
+	return false
+}
+
+// newTCPTransport returns a transport over what open opens. timeout limits each
+// answer.
+func newTCPTransport(open func(context.Context) (stream, error), timeout time.Duration) *tcpTransport {
+	return &tcpTransport{lifeline: lifeline{open: open}, timeout: timeout}
+}
+
+// dialer returns a function that connects to address, which has a port, within
+// timeout. network is tcp or udp.
+func dialer(network, address string, timeout time.Duration) func(context.Context) (stream, error) {
 	return func(ctx context.Context) (stream, error) {
 		d := net.Dialer{Timeout: timeout, KeepAlive: 15 * time.Second}
-		return d.DialContext(ctx, "tcp", address)
+		return d.DialContext(ctx, network, address)
 	}
 }
 
-// Send writes one request frame and returns the answer that belongs to it; the
-// answer is valid until the next Send. connect must have succeeded before.
-// After ErrTimeout the connection may be used further: what comes late is
+// number gives an encoded request the next transaction identifier, which is
+// never 0.
+func (t *tcpTransport) number(request []byte) {
+	t.last++
+	if t.last == 0 {
+		t.last = 1
+	}
+	binary.BigEndian.PutUint16(request, t.last)
+}
+
+// Send writes one request frame, whose transaction identifier it sets, and
+// returns the answer that belongs to it, valid until the next Send. connect must
+// have succeeded before. After ErrTimeout the connection may be used further: what comes late is
 // recognised. After any other error it is closed.
 func (t *tcpTransport) Send(request []byte) ([]byte, error) {
-	s := t.stream()
-	if s == nil {
-		return nil, fmt.Errorf("modbus: %w", errLost)
-	}
-	if s != t.source {
-		t.source, t.unread, t.silent = s, nil, 0
+	s, err := t.connected()
+	if err != nil {
+		return nil, err
 	}
 	deadline := time.Now().Add(t.timeout)
-	if err := s.SetWriteDeadline(deadline); err != nil {
-		return nil, t.lost(err)
-	}
-	if _, err := s.Write(request); err != nil {
-		return nil, t.lost(err)
+	if err := t.write(s, request, deadline); err != nil {
+		return nil, err
 	}
 	if err := s.SetReadDeadline(deadline); err != nil {
 		return nil, t.lost(err)
@@ -80,38 +112,92 @@ func (t *tcpTransport) Send(request []byte) ([]byte, error) {
 	return t.await(s, request, deadline)
 }
 
+// connected returns the open connection; what was received through another is
+// forgotten.
+func (t *tcpTransport) connected() (stream, error) {
+	s := t.stream()
+	if s == nil {
+		return nil, fmt.Errorf("modbus: %w", errLost)
+	}
+	if s != t.source {
+		t.source, t.unread, t.silent = s, nil, 0
+	}
+	return s, nil
+}
+
+// write numbers a request and sends it.
+func (t *tcpTransport) write(s stream, request []byte, deadline time.Time) error {
+	t.number(request)
+	if err := s.SetWriteDeadline(deadline); err != nil {
+		return t.lost(err)
+	}
+	if _, err := s.Write(request); err != nil {
+		return t.lost(err)
+	}
+	return nil
+}
+
 // await reads frames until the one that answers request.
 func (t *tcpTransport) await(s stream, request []byte, deadline time.Time) ([]byte, error) {
-	skipped := 0
-	for {
-		frame, rest, err := splitTCP(t.unread)
-		if err != nil {
-			return nil, t.lost(err)
-		}
-		t.unread = rest
+	for skipped := 0; ; skipped++ {
+		frame, err := t.next(s)
 		switch {
+		case err != nil:
+			return nil, err
 		case frame == nil:
-			if err := t.receive(s); isTimeout(err) {
-				return nil, t.timedOut(skipped)
-			} else if err != nil {
-				return nil, t.lost(err)
-			}
+			return nil, t.timedOut(request, skipped)
 		case answersTCP(request, frame):
-			t.silent = 0
 			return frame, nil
-		default:
-			t.silent = 0
-			skipped++
-			// A peer that floods us with frames must not outlast the deadline.
-			if time.Now().After(deadline) {
-				return nil, t.timedOut(skipped)
-			}
+		}
+		t.skip(frame)
+		// A peer that floods us with frames must not outlast the deadline.
+		if time.Now().After(deadline) {
+			return nil, t.timedOut(request, skipped+1)
 		}
 	}
 }
 
-// receive appends what the connection has to unread.
+// next returns the next frame, nil when none has come by the read deadline.
+func (t *tcpTransport) next(s stream) ([]byte, error) {
+	for {
+		frame, rest, err := splitTCP(t.unread)
+		if err != nil {
+			t.tally.stray++
+			if !t.datagrams {
+				return nil, t.lost(err)
+			}
+		}
+		t.unread = rest
+		if frame != nil {
+			t.silent = 0
+			return frame, nil
+		}
+		if err := t.receive(s); isTimeout(err) {
+			return nil, nil
+		} else if err != nil {
+			return nil, t.lost(err)
+		}
+	}
+}
+
+// skip counts a frame that is not the answer.
+func (t *tcpTransport) skip(frame []byte) {
+	if t.missed.take(binary.BigEndian.Uint16(frame)) {
+		t.tally.late++
+	} else {
+		t.tally.stray++
+	}
+}
+
+// receive appends what the connection has to unread. Of a datagram that was cut
+// off no rest comes.
 func (t *tcpTransport) receive(s stream) error {
+	if t.datagrams {
+		if len(t.unread) > 0 {
+			t.tally.stray++
+		}
+		t.unread = nil
+	}
 	n := copy(t.buf[:], t.unread)
 	m, err := s.Read(t.buf[n:])
 	t.unread = t.buf[:n+m]
@@ -123,7 +209,8 @@ func (t *tcpTransport) receive(s stream) error {
 
 // timedOut says that no answer came and gives a connection up that has been
 // silent too often.
-func (t *tcpTransport) timedOut(skipped int) error {
+func (t *tcpTransport) timedOut(request []byte, skipped int) error {
+	t.missed.add(binary.BigEndian.Uint16(request))
 	if skipped > 0 {
 		return fmt.Errorf("modbus: %w: %v (%d frames were not the answer)", ErrTimeout, t.timeout, skipped)
 	}

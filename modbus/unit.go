@@ -141,5 +141,5 @@ func (u *unit) enter(s State, err error, now time.Time) {
 		u.state, u.since = s, now
 	}
 	u.byLink = byLink
-	u.link.sink.UnitState(UnitState{Link: u.link.config, Unit: u.config, State: s, Since: u.since, Err: err})
+	u.link.sink.UnitState(UnitState{Link: u.link.config, Unit: u.config, State: s, Since: u.since, Err: err, Counters: u.counters.unit()})
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,13 +26,14 @@ func (c *Config) Validate(report func(path, problem string)) {
 		}}
 		at.name(names, l.Name, "link")
 		l.validate(at)
-		if l.RTU == nil {
+		port := l.serial()
+		if port == nil {
 			continue
 		}
-		if other, taken := ports[l.RTU.Port]; taken && l.RTU.Port != "" {
-			at.problem("rtu.port", "%s is the port of link %s already: put all its units into one link", l.RTU.Port, other)
+		if other, taken := ports[port.Port]; taken && port.Port != "" {
+			at.problem(l.serialKey()+".port", "%s is the port of link %s already: put all its units into one link", port.Port, other)
 		}
-		ports[l.RTU.Port] = l.Name
+		ports[port.Port] = l.Name
 		if sound {
 			l.validateLoad(at)
 		}
@@ -44,7 +44,7 @@ func (c *Config) Validate(report func(path, problem string)) {
 // answered at once. Everything else about the link is valid.
 func (l *LinkConfig) validateLoad(at scope) {
 	if load, reads := serialLoad(l); load > 1 {
-		at.problem("rtu.baud", "%d reads at %d baud take %.1f times the time their intervals give them: use longer intervals, fewer tags or a faster line", reads, l.RTU.Baud, load)
+		at.problem(l.serialKey()+".baud", "%d reads at %d baud take %.1f times the time their intervals give them: use longer intervals, fewer tags or a faster line", reads, l.serial().Baud, load)
 	}
 }
 
@@ -97,69 +97,6 @@ func (s scope) between(key string, n, low, high int) {
 func (s scope) atLeast(key string, d, least time.Duration) {
 	if d < least {
 		s.problem(key, "%v is too short: at least %v", d, least)
-	}
-}
-
-func (l *LinkConfig) validate(at scope) {
-	transports := 0
-	if l.TCP != "" {
-		transports++
-		at.endpoint("tcp", l.TCP)
-	}
-	if l.RTUOverTCP != "" {
-		transports++
-		at.endpoint("rtu_over_tcp", l.RTUOverTCP)
-	}
-	if l.RTU != nil {
-		transports++
-		l.RTU.validate(scope{at.path + ".rtu", at.report})
-	}
-	if transports != 1 {
-		at.report(at.path, fmt.Sprintf("%d transports given: give exactly one of tcp, rtu and rtu_over_tcp", transports))
-	}
-	if l.Timeout < 10*time.Millisecond || l.Timeout > time.Minute {
-		at.problem("timeout", "%v is out of range: 10ms to 1m", l.Timeout)
-	}
-	if len(l.Units) == 0 {
-		at.problem("units", "missing: a link without units reads nothing")
-	}
-	names := make(map[string]bool)
-	for j := range l.Units {
-		in := scope{fmt.Sprintf("%s.units[%d]", at.path, j), at.report}
-		in.name(names, l.Units[j].Name, "unit")
-		l.Units[j].validate(in, l.TCP == "")
-	}
-}
-
-// endpoint checks host:port; a missing port is no problem.
-func (s scope) endpoint(key, address string) {
-	host, port, err := net.SplitHostPort(withPort(address))
-	if err != nil || host == "" {
-		s.problem(key, "%q is not an address: write host:port, for example 192.0.2.10:502", address)
-		return
-	}
-	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
-		s.problem(key, "%q is not a port: use a number from 1 to 65535", port)
-	}
-}
-
-// withPort adds the registered port of Modbus to an address that has none.
-func withPort(address string) string {
-	if _, _, err := net.SplitHostPort(address); err == nil {
-		return address
-	}
-	return net.JoinHostPort(strings.Trim(address, "[]"), "502")
-}
-
-func (r *SerialConfig) validate(at scope) {
-	if r.Port == "" {
-		at.problem("port", "missing: the device file of the serial port, for example /dev/ttyUSB0")
-	}
-	at.between("baud", r.Baud, 50, 4000000)
-	at.oneOf("parity", r.Parity, "none", "even", "odd")
-	at.between("stop_bits", r.StopBits, 1, 2)
-	if r.DataBits != 8 {
-		at.problem("data_bits", "%d: RTU frames need 8 data bits", r.DataBits)
 	}
 }
 

@@ -68,7 +68,7 @@ func plain(err error) string { return strings.TrimPrefix(err.Error(), "modbus: "
 
 // find resolves the names of a command.
 func (p *Poller) find(c *command, link, unit, tag string) error {
-	for _, l := range p.links {
+	for _, l := range p.links { // one for each connection of the link
 		if l.config.Name != link {
 			continue
 		}
@@ -86,6 +86,8 @@ func (p *Poller) find(c *command, link, unit, tag string) error {
 			}
 			return refuse("unit %s has no tag %s", unit, tag)
 		}
+	}
+	if c.result.Link != nil {
 		return refuse("link %s has no unit %s", link, unit)
 	}
 	return refuse("there is no link %s", link)
@@ -138,7 +140,7 @@ func (c *command) write(ctx context.Context) error {
 	}
 	c.before, c.result.Before = before, c.decode(before)
 	err = c.send(ctx, before, words)
-	l.counters.count(err)
+	l.count(u, err)
 	if isException(err, acknowledge) || isException(err, gatewayTarget) {
 		// The device may be executing it. Not wrapped: it is no refusal.
 		return fmt.Errorf("modbus: written, with unknown effect: %s", plain(err))
@@ -163,7 +165,7 @@ func (c *command) write(ctx context.Context) error {
 func (c *command) read(ctx context.Context) ([]byte, error) {
 	r := &c.tag.register
 	data, err := c.unit.link.client.read(ctx, c.unit.id, span{r.table, r.address, r.width})
-	c.unit.link.counters.count(err)
+	c.unit.link.count(c.unit, err)
 	return bytes.Clone(data), err
 }
 

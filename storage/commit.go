@@ -208,6 +208,7 @@ func (l *Log) expireAll() {
 	for _, c := range l.cursors {
 		if c.limits.MaxAge > 0 {
 			c.expire()
+			c.fills(true)
 		}
 	}
 }

@@ -1,203 +1,17 @@
 package storage
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
+	"strconv"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
-
-const sector = 512 // what a disk writes as a whole
-
-// image is a directory as a power cut would leave it. Zeros at the end of a file
-// are not kept.
-type image map[string]content
-
-type content struct {
-	data []byte
-	size int64
-}
-
-func takeImage(dir string) (image, error) {
-	files, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	m, zeros := image{}, [sector]byte{}
-	for _, f := range files {
-		b, err := os.ReadFile(filepath.Join(dir, f.Name()))
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		end := len(b)
-		for end >= sector && bytes.Equal(b[end-sector:end], zeros[:]) {
-			end -= sector
-		}
-		m[f.Name()] = content{bytes.Clone(b[:end]), int64(len(b))}
-	}
-	return m, nil
-}
-
-func (m image) restore(t *testing.T, dir string) {
-	t.Helper()
-	for name, c := range m {
-		err := os.WriteFile(filepath.Join(dir, name), c.data, 0o600)
-		if err == nil {
-			err = os.Truncate(filepath.Join(dir, name), c.size)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-// cut is one way in which the power may have gone.
-type cut struct {
-	at    string
-	image image
-	model model
-	safe  Seq
-}
-
-// cutter sits between a log and its files, and collects the cuts. bbolt's
-// transactions count as done or not done: it has its own proof.
-type cutter struct {
-	t         *testing.T
-	dir       string
-	r         *rand.Rand
-	disk      sync.Mutex // held while something is written
-	journaled chan struct{}
-	mu        sync.Mutex // guards what follows
-	m         *model
-	log       *Log
-	safe      Seq // while log is nil
-	cuts      []cut
-}
-
-// before and the methods of cutJournal are called by the log.
-func (x *cutter) before(step, file string) error {
-	switch step {
-	case "commit", "checkpoint", "journal":
-		if step == "commit" && x.journaled != nil {
-			select { // now and then the journal is faster
-			case <-x.journaled:
-			case <-time.After(time.Millisecond):
-			}
-		}
-		x.disk.Lock()
-		x.cut(step+" "+file, nil)
-	case "committed", "checkpointed", "journaled":
-		x.cut(step+" "+file, nil)
-		x.disk.Unlock()
-		if step == "journaled" {
-			select {
-			case x.journaled <- struct{}{}:
-			default: // no spill waits
-			}
-		}
-	case "create", "rename", "remove":
-		x.disk.Lock()
-		x.cut(step+" "+file, nil)
-		x.disk.Unlock()
-	}
-	return nil
-}
-
-// cut takes an image; change makes of it the images to keep.
-func (x *cutter) cut(at string, change func(image) []image) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.m == nil {
-		return
-	}
-	m, err := takeImage(x.dir)
-	if err != nil {
-		x.t.Error(err)
-		return
-	}
-	safe := x.safe
-	if x.log != nil {
-		safe = x.log.Safe()
-	}
-	images := []image{m}
-	if change != nil {
-		images = change(m)
-	}
-	now := model{ops: x.m.ops[:len(x.m.ops):len(x.m.ops)], acked: maps.Clone(x.m.acked)}
-	for _, m := range images {
-		x.cuts = append(x.cuts, cut{at, m, now, safe})
-	}
-}
-
-// cutJournal is the journal's file. What was written since the last sync may
-// reach the disk, or not, or any of its sectors may.
-type cutJournal struct {
-	osJournal
-	x       *cutter
-	at      int64
-	written []byte
-	old     []byte
-}
-
-func (f *cutJournal) WriteAt(b []byte, at int64) (int, error) {
-	f.at, f.written, f.old = at, bytes.Clone(b), make([]byte, len(b))
-	if _, err := f.ReadAt(f.old, at); err != nil {
-		return 0, err
-	}
-	return f.osJournal.WriteAt(b, at)
-}
-
-func (f *cutJournal) Sync() error {
-	f.x.cut(fmt.Sprintf("sync of %d bytes at %d", len(f.written), f.at), func(m image) []image {
-		name := journalName
-		if m[name].size == 0 {
-			name += newSuffix
-		}
-		full := make([]byte, m[name].size)
-		copy(full, m[name].data)
-		torn := func(keep func(i int) bool) image {
-			b := bytes.Clone(full)
-			for i := 0; i*sector < len(f.written); i++ {
-				if !keep(i) {
-					from, to := i*sector, min((i+1)*sector, len(f.written))
-					copy(b[f.at+int64(from):], f.old[from:to])
-				}
-			}
-			t := maps.Clone(m)
-			t[name] = content{b, int64(len(b))}
-			return t
-		}
-		sectors := (len(f.written) + sector - 1) / sector
-		images := []image{m}
-		for k := range min(sectors, 9) {
-			images = append(images, torn(func(i int) bool { return i < k }))
-		}
-		for range 5 {
-			bits := f.x.r.Uint64() | 1<<f.x.r.IntN(64)
-			images = append(images, torn(func(i int) bool { return bits>>(i%64)&1 != 0 }))
-		}
-		return images
-	})
-	return f.osJournal.Sync()
-}
-
-func (x *cutter) directory(dir string) *directory {
-	x.dir = dir
-	return &directory{path: dir, before: x.before, journal: func(name string) (journalFile, error) {
-		f, err := os.OpenFile(name, os.O_RDWR, 0)
-		return &cutJournal{osJournal: osJournal{f}, x: x}, err
-	}}
-}
 
 // ramDir returns a directory where a sync costs nothing, if there is one.
 func ramDir(t *testing.T) string {
@@ -214,124 +28,310 @@ func ramDir(t *testing.T) string {
 	return dir
 }
 
-// work does a few hundred random things to a log, with a restart, and returns
-// the cuts.
-func work(t *testing.T, seed uint64, delay time.Duration, steps int) []cut {
+// workload is a random run of a log with everything that it does to the disk:
+// appends, acknowledgements, spills, checkpoints, segments that come and go,
+// consumers that come and go and come back, and a restart.
+type workload struct {
+	seed  uint64
+	steps int
+	tune  tuning
+	x     *recorder
+	d     *driver
+}
+
+func newWorkload(t *testing.T, seed uint64, steps int) *workload {
 	t.Helper()
-	x := &cutter{t: t, r: rand.New(rand.NewPCG(seed, 2)), journaled: make(chan struct{})}
-	d := &driver{t: t, r: rand.New(rand.NewPCG(seed, 3)), m: model{acked: map[entryID]bool{}}}
-	d.cfg.SetDefaults()
-	d.cfg.MaxAckDelay = delay
-	d.cfg.Path = ramDir(t)
-	x.m = &d.m
-	tune := small()
-	tune.half = minJournalHalf
+	w := &workload{seed: seed, steps: steps, tune: small(), x: newRecorder(ramDir(t))}
+	w.d = &driver{t: t, r: rand.New(rand.NewPCG(seed, 3)), m: model{acked: map[entryID]bool{}}}
+	w.d.cfg = testConfig(w.x.dir)
+	w.d.cfg.MaxAckDelay = time.Duration(seed/2%2) * 2 * time.Millisecond
+	w.tune.half, w.tune.segment, w.tune.rotate, w.tune.records = minJournalHalf, 16<<10, 2<<10, 12
 	if seed%2 == 0 { // the journal goes round and round without a checkpoint
-		tune.checkpoint, tune.records = time.Hour, 1<<30
+		w.tune.checkpoint, w.tune.records = time.Hour, 1<<30
 	}
+	w.x.m, w.x.journaled = &w.d.m, make(chan struct{})
+	return w
+}
+
+// run lives twice, and returns early if the log fails.
+func (w *workload) run() {
+	d, x := w.d, w.x
 	for range 2 {
-		l, err := open(d.cfg, discard(), nil, x.directory(d.cfg.Path), tune)
+		l, err := open(d.cfg, discard(), nil, x.directory(), w.tune)
 		if err != nil {
-			t.Fatal(err)
+			if x.fail == 0 {
+				d.t.Fatal(err)
+			}
+			return
 		}
 		x.mu.Lock()
 		d.l, x.log, d.out = l, l, map[ConsumerID][]uint64{}
 		x.mu.Unlock()
-		for i := range steps {
+		for i := 0; i < w.steps && l.Stats().Err == nil; i++ {
 			x.mu.Lock()
-			switch k := d.r.IntN(100); {
-			case i < 3 || k < 4:
-				d.consumers()
-			case k < 55:
-				d.append()
-			case k < 75:
-				d.take()
-			default:
-				d.settle()
+			if l.Stats().Err == nil { // which cannot change now
+				d.random(i)
 			}
 			x.mu.Unlock()
-			if d.r.IntN(4) == 0 {
-				mustSafe(t, l, l.Stats().Appended)
+			if d.r.IntN(3) == 0 && x.fail == 0 {
+				mustSafe(d.t, l, l.Stats().Appended)
 			}
 		}
-		closeLog(t, l)
+		if err := l.Close(); err != nil && x.fail == 0 {
+			d.t.Fatal(err)
+		}
 		x.mu.Lock()
 		x.log, x.safe = nil, l.Safe()
 		x.mu.Unlock()
+		if l.Stats().Err != nil {
+			return
+		}
 	}
-	return x.cuts
 }
 
-// TestPowerCuts cuts the power at every write and every sync of a workload,
-// with every fate of what was not synced, and now and then once more while the
-// log recovers: what was safe is there, what was received stays so, and nothing
-// is there that was not appended.
-func TestPowerCuts(t *testing.T) {
-	steps, seeds := 45, uint64(4)
-	if testing.Short() {
-		steps, seeds = 50, 1
+// random does one of the things that a workload is made of.
+func (d *driver) random(i int) {
+	switch k := d.r.IntN(100); {
+	case i < 3 || k < 6:
+		d.consumers()
+	case k < 55:
+		d.append()
+	case k < 70:
+		d.take()
+	case k < 90:
+		d.settle()
+	default: // segments are to go
+		for range len(d.l.Consumers()) * 3 {
+			d.take()
+			d.settle()
+		}
 	}
-	total, again, ram := 0, 0, ramDir(t)
-	for seed := range seeds {
-		delay := time.Duration(seed/2%2) * 2 * time.Millisecond
-		cuts := work(t, seed, delay, steps)
-		for i := range cuts {
-			c := &cuts[i]
-			x := &cutter{t: t, r: rand.New(rand.NewPCG(seed, uint64(i)))}
-			if i%80 == 7 {
-				x.m, x.safe = &c.model, c.safe
+}
+
+// crashCases is how many power cuts to try: FOREBAY_CRASH_CASES, or some
+// thousand.
+func crashCases(t *testing.T) int64 {
+	t.Helper()
+	if s := os.Getenv("FOREBAY_CRASH_CASES"); s != "" {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if testing.Short() {
+		return 500
+	}
+	return 4000
+}
+
+// TestPowerCuts cuts the power at every write, sync and change of a name of a
+// workload, with several fates of what was not synced, and now and then once
+// more while the log recovers: what was safe is there, what was received stays
+// so, nothing is there that was not appended, no file is left over, and the log
+// goes on. FOREBAY_CRASH_CASES says how many cuts to try.
+func TestPowerCuts(t *testing.T) {
+	const workloads = 4
+	want := crashCases(t)
+	var cases, again atomic.Int64
+	t.Run("seeds", func(t *testing.T) {
+		for first := range uint64(workloads) {
+			t.Run(fmt.Sprint(first), func(t *testing.T) {
+				t.Parallel()
+				ram := ramDir(t)
+				left := want / workloads
+				for seed := first; left > want/workloads/10 && !t.Failed(); seed += workloads {
+					w := newWorkload(t, seed, 60)
+					w.run()
+					e := &explorer{t: t, ram: ram, tune: w.tune, r: rand.New(rand.NewPCG(seed, 5)), again: &again}
+					n := e.explore(fmt.Sprintf("seed %d", seed), newDisk(nil, w.x), w.x.changes, left)
+					left -= n
+					cases.Add(n)
+				}
+			})
+		}
+	})
+	t.Logf("%d power cuts, %d of them during the recovery from another", cases.Load(), again.Load())
+	if cases.Load() < want*9/10 || again.Load() == 0 {
+		t.Error("too few power cuts to prove anything")
+	}
+}
+
+// explorer opens what power cuts have left.
+type explorer struct {
+	t     *testing.T
+	ram   string
+	tune  tuning
+	r     *rand.Rand
+	again *atomic.Int64
+}
+
+// explore cuts the power before each of the changes, and returns how many cuts
+// that were: about as many as are wanted, taken evenly, if there could be more.
+func (e *explorer) explore(where string, d *disk, changes []change, want int64) (cases int64) {
+	const fates = 4
+	every := max(1, float64(len(changes)*fates)*0.8/float64(want))
+	credit := 0.0
+	for i := range changes {
+		c := &changes[i]
+		for k := range fates {
+			if k > 0 && !d.uncertain() {
+				break
 			}
-			c.check(t, ram, x)
-			for k := range x.cuts {
-				x.cuts[k].at = c.at + ", then " + x.cuts[k].at
-				x.cuts[k].check(t, ram, &cutter{t: t})
-				again++
+			if credit++; credit < every {
+				continue
+			}
+			credit -= every
+			cases++
+			x := newRecorder("")
+			if e.again != nil && e.r.IntN(80) == 0 {
+				x.m, x.safe = &c.given.model, c.given.safe
+			}
+			at := fmt.Sprintf("%s, before change %d (%v %s) with fate %d", where, i, c.kind, c.name, k)
+			m := d.cut(fate(k, e.r))
+			e.check(at, m, c.given, x)
+			if len(x.changes) > 0 {
+				second := &explorer{t: e.t, ram: e.ram, tune: e.tune, r: e.r}
+				n := second.explore(at, newDisk(m, newRecorder("")), x.changes, 40)
+				cases += n
+				e.again.Add(n)
 			}
 		}
-		total += len(cuts)
+		d.apply(c)
 	}
-	t.Logf("%d cuts, %d second ones during recovery", total, again)
-	if total < int(seeds)*200 || again == 0 {
-		t.Error("too few cuts to prove anything")
-	}
+	return cases
 }
 
-// check opens what the cut has left.
-func (c *cut) check(t *testing.T, ram string, x *cutter) {
+// check opens what a cut has left. With a model in x it records what that does
+// to the disk.
+func (e *explorer) check(at string, m image, p *promise, x *recorder) {
+	t := e.t
 	t.Helper()
-	dir, err := os.MkdirTemp(ram, "cut")
+	dir, err := os.MkdirTemp(e.ram, "cut")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.image.restore(t, dir)
-	tune := small()
-	tune.half = minJournalHalf
-	l, err := open(testConfig(dir), discard(), nil, x.directory(dir), tune)
+	m.restore(t, dir)
+	tune := e.tune
+	tune.checkpoint, tune.records = time.Hour, 1<<30 // but for that of Close
+	// A reserve that is there already saves time.
+	reserve := image{reserveName: content{size: reserveSize + journalSize(tune.half)}}
+	reserve.restore(t, dir)
+	x.dir = dir
+	newDisk(m, x)
+	l, err := open(testConfig(dir), discard(), nil, x.directory(), tune)
 	if err != nil {
-		t.Fatalf("%s: %v", c.at, err)
+		t.Fatalf("%s: %v", at, err)
 	}
 	x.mu.Lock()
 	x.m = nil
 	x.mu.Unlock()
-	m := model{ops: slices.Clone(c.model.ops), acked: maps.Clone(c.model.acked)}
 	if damaged := l.Stats().Damaged; damaged > 0 {
-		t.Errorf("%s: %d files are said to be damaged", c.at, damaged)
+		t.Errorf("%s: %d files are said to be damaged", at, damaged)
 	}
-	m.check(t, l, c.safe, false)
+	checkFiles(t, l)
+	now := p.model.clone()
+	now.check(t, l, p.safe, false)
 	if t.Failed() {
-		t.Fatalf("after the cut at: %s", c.at)
+		t.Fatalf("after the cut at: %s", at)
 	}
-	for _, name := range l.Consumers() { // PUBREL again, and each PUBCOMP
-		k := mustConsumer(t, l, name, Limits{})
-		for _, n := range k.Released() {
-			k.Ack(n)
+	goOn(t, l, at)
+	if e.r.IntN(8) == 0 {
+		afterwards(t, l, tune, at)
+	} else {
+		closeLog(t, l)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// checkFiles compares the directory with what the log knows.
+func checkFiles(t *testing.T, l *Log) {
+	t.Helper()
+	files, err := os.ReadDir(l.dir.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got, want []string
+	for _, f := range files {
+		if name := f.Name(); strings.HasSuffix(name, segmentSuffix) || strings.HasSuffix(name, newSuffix) || strings.HasSuffix(name, badSuffix) {
+			got = append(got, name)
 		}
-		if left := k.Released(); len(left) > 0 {
-			t.Fatalf("%s: %q never gets rid of %v", c.at, name, left)
+	}
+	l.mu.Lock()
+	for id := range l.segments {
+		want = append(want, segmentName(id))
+	}
+	l.mu.Unlock()
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("files %v, want %v", got, want)
+	}
+}
+
+// goOn finishes what is open, as a client does when it comes back, and appends.
+func goOn(t *testing.T, l *Log, at string) {
+	t.Helper()
+	for _, name := range l.Consumers() {
+		c := mustConsumer(t, l, name, Limits{})
+		for _, n := range c.Released() { // PUBREL again, and each PUBCOMP
+			c.Ack(n)
+		}
+		if left := c.Released(); len(left) > 0 {
+			t.Fatalf("%s: %q never gets rid of %v", at, name, left)
+		}
+		mustAppend(t, l, "the one after", c)
+	}
+}
+
+// afterwards drains the log in a further life and sees its space come back.
+func afterwards(t *testing.T, l *Log, tune tuning, at string) {
+	t.Helper()
+	closeLog(t, l)
+	dir := l.dir.path
+	l = openTest(t, dir, tune)
+	for _, name := range l.Consumers() {
+		got := drain(t, mustConsumer(t, l, name, Limits{}), true)
+		if k := len(got); k == 0 || string(got[k-1].Message) != "the one after" {
+			t.Fatalf("%s: what was appended after it is missing for %q", at, name)
 		}
 	}
 	closeLog(t, l)
-	if err := os.RemoveAll(dir); err != nil {
-		t.Fatal(err)
+	l = openTest(t, dir, tune)
+	for _, name := range l.Consumers() {
+		if s := mustConsumer(t, l, name, Limits{}).Stats(); s.Count != 0 || s.Bytes != 0 {
+			t.Fatalf("%s: %q was drained, and has %+v", at, name, s)
+		}
+	}
+	if s := l.Stats(); s.Segments != 1 || s.Disk > idle(l) {
+		t.Fatalf("%s: the space of what was drained is not back: %+v", at, s)
+	}
+	closeLog(t, l)
+}
+
+// TestEveryFailure lets the disk fail for good at one write, sync or change of
+// a name after another, in the middle of writes too: the log says so, and what
+// was safe is there when the disk is well again.
+func TestEveryFailure(t *testing.T) {
+	const steps = 40
+	well := newWorkload(t, 1, steps)
+	well.run()
+	tries := 150
+	if testing.Short() {
+		tries = 15
+	}
+	for i := range tries {
+		w := newWorkload(t, 1, steps)
+		w.d.failing = true
+		w.x.fail = 1 + i*len(well.x.changes)/tries
+		w.run()
+		l := openTest(t, w.x.dir, w.tune)
+		w.d.m.check(t, l, w.x.safe, false)
+		goOn(t, l, filepath.Base(w.x.dir))
+		closeLog(t, l)
+		if t.Failed() {
+			t.Fatalf("after the failure of change %d", w.x.fail)
+		}
 	}
 }

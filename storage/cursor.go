@@ -35,6 +35,9 @@ type Cursor struct {
 	dropped  map[string]uint64
 	refused  map[string]uint64
 
+	filling   bool   // near a limit, and not well away from it since
+	highWater uint64 // how often that has begun
+
 	// See pinned.
 	sent   uint64 // no n above it has been handed out, in this life or before
 	held   uint64 // no n above it has Hold
@@ -306,6 +309,8 @@ type CursorStats struct {
 	Oldest  int64             // arrival of the oldest, Unix ms, or of one acknowledged shortly before it; 0 when none waits
 	Dropped map[string]uint64 // by cause since the consumer was created
 	Refused map[string]uint64 // records that policy Reject refused, by FullError.Limit, since Open
+
+	HighWater uint64 // how often four fifths of a limit were reached since Open, having been under half of it before
 }
 
 // Stats returns a snapshot. The maps are the caller's.
@@ -313,7 +318,7 @@ func (c *Cursor) Stats() CursorStats {
 	c.log.mu.Lock()
 	defer c.log.mu.Unlock()
 	return CursorStats{Count: c.count, Bytes: c.bytes, Oldest: c.oldest(),
-		Dropped: maps.Clone(c.dropped), Refused: maps.Clone(c.refused)}
+		Dropped: maps.Clone(c.dropped), Refused: maps.Clone(c.refused), HighWater: c.highWater}
 }
 
 // oldest returns CursorStats.Oldest. log.mu is held here and below.
@@ -346,6 +351,7 @@ func (c *Cursor) push(r ref, size, arrival int64) {
 	const refSize = 16
 	r.ch.cost += refSize
 	c.wait(c.log.current, c.last, size, arrival)
+	c.fills(false)
 	c.log.touch(c)
 }
 

@@ -34,6 +34,11 @@
 // acknowledgements, and is never written when they come in time. Anything that
 // needs a commit meanwhile commits everything.
 //
+// A View tells what the log holds, message by message, without touching a cursor:
+// Log.View while it runs, Inspect of files that nobody has open. Inspection.Check
+// verifies every checksum, Repair makes a damaged store whole, Purge empties a
+// queue.
+//
 // # Goroutines
 //
 // The committer (commitLoop) takes whatever waits, writes it as one group,
@@ -51,9 +56,10 @@
 //
 // Full: *FullError, nothing of the record was taken; it works again when
 // somebody has acknowledged. It is counted in Stats or CursorStats, and the log
-// has one line when refusing or dropping begins and one when it is over (D5).
+// has one line when refusing or dropping begins and one when it is over (D5);
+// likewise when a limit comes near.
 // Stop: ErrFailed, a write or sync has failed, and only Close and Open help
-// (D4); ErrLocked and *VersionError at Open, which time does not cure. Ours:
+// (D4), for which Probe tells when the time has come; ErrLocked and *VersionError at Open, which time does not cure. Ours:
 // ErrClosed, and records beyond the package's limits.
 //
 // # Weaknesses

@@ -8,7 +8,7 @@ import (
 )
 
 // episode is a time during which a consumer, or the store, refuses or drops
-// messages for one cause. It is told once when it begins and once when it is
+// messages for one cause, or is about to. It is told once when it begins and once when it is
 // over, however many messages it costs (D5). Guarded by Log.mu.
 type episode struct {
 	cursor  *Cursor // nil: the store as a whole
@@ -18,6 +18,7 @@ type episode struct {
 	refused uint64
 	dropped uint64
 	need    int64 // bytes of the latest message that met the limit
+	filling bool  // nothing is refused or dropped: see causeFilling
 }
 
 // episodeKey tells episodes apart. A consumer has one for being full, whichever
@@ -103,6 +104,8 @@ func (l *Log) beginning(e *episode, o outcome) notice {
 func (l *Log) over(e *episode) bool {
 	c := e.cursor
 	switch {
+	case e.filling:
+		return l.ebbed(c)
 	case c == nil && e.limit == limitWaiting:
 		return l.waiting < tenthLess(maxWaiting)
 	case c == nil:
@@ -131,6 +134,10 @@ func (l *Log) endEpisodes(now time.Time) {
 		}
 		n := notice{level: slog.LevelInfo, text: "queue has room again"}
 		switch {
+		case e.filling && e.cursor == nil:
+			l.fillingUp, n.text = false, "store is under half of its limits again"
+		case e.filling:
+			e.cursor.filling, n.text = false, "queue is under half of its limits again"
 		case e.cursor == nil && e.limit == limitWaiting:
 			n.text = "disk keeps up again"
 		case e.cursor == nil:
@@ -141,8 +148,11 @@ func (l *Log) endEpisodes(now time.Time) {
 		if e.cursor != nil {
 			n.attrs = append(n.attrs, slog.String("consumer", e.cursor.name))
 		}
-		n.attrs = append(n.attrs, slog.String("limit", e.limit), slog.Uint64("refused", e.refused),
-			slog.Uint64("dropped", e.dropped), slog.Duration("lasted", now.Sub(e.began).Round(time.Millisecond)))
+		n.attrs = append(n.attrs, slog.String("limit", e.limit))
+		if !e.filling {
+			n.attrs = append(n.attrs, slog.Uint64("refused", e.refused), slog.Uint64("dropped", e.dropped))
+		}
+		n.attrs = append(n.attrs, slog.Duration("lasted", now.Sub(e.began).Round(time.Millisecond)))
 		l.notices = append(l.notices, n)
 		return true
 	})
@@ -155,6 +165,7 @@ func (l *Log) look(now time.Time) time.Duration {
 		l.aged = now
 		l.expireAll()
 	}
+	l.lookAtStore()
 	if len(l.episodes) == 0 {
 		return l.tune.expire
 	}

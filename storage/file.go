@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"syscall"
+
+	bolt "go.etcd.io/bbolt"
 )
 
 // directory is all that the store does to files, but for what bbolt does
@@ -22,12 +24,17 @@ type directory struct {
 	// reserved: the reserve file is there. Owned by whoever writes the state.
 	reserved bool
 
+	// readOnly: nothing is changed. What would be is told to intends.
+	readOnly bool
+	intends  func(what string)
+
 	// before is called with the name of each step and the file it is about;
 	// an error fails the step. nil outside tests.
 	before func(step, file string) error
 
-	// open replaces os.OpenFile inside bbolt. nil outside tests.
-	open func(name string, flag int, mode os.FileMode) (*os.File, error)
+	// bolt replaces bolt.Open for the files that are written to. nil outside
+	// tests.
+	bolt func(name string, options *bolt.Options) (*bolt.DB, error)
 
 	// journal replaces opening the journal's file. nil outside tests.
 	journal func(name string) (journalFile, error)
@@ -42,6 +49,17 @@ func (d *directory) step(step, file string) error {
 
 func (d *directory) file(name string) string { return filepath.Join(d.path, name) }
 
+// openBolt makes a bbolt file, or opens it for writing.
+func (d *directory) openBolt(name string, options *bolt.Options) (*bolt.DB, error) {
+	options.Timeout = lockTimeout
+	options.FreelistType = bolt.FreelistMapType
+	options.NoStatistics = true
+	if d.bolt != nil {
+		return d.bolt(d.file(name), options)
+	}
+	return bolt.Open(d.file(name), 0o600, options)
+}
+
 // openLocked creates the directory if needed and locks it for this process.
 func (d *directory) openLocked() error {
 	if err := os.Mkdir(d.path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
@@ -54,7 +72,7 @@ func (d *directory) openLocked() error {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close() // the error of the lock says more
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return fmt.Errorf("%w: %s", ErrLocked, d.path)
+			return d.lockedBy()
 		}
 		return fmt.Errorf("storage: lock %s: %w", d.path, err)
 	}
@@ -83,6 +101,10 @@ func (d *directory) sync() error {
 
 // rename gives a file its final name, durably.
 func (d *directory) rename(from, to string) error {
+	if d.readOnly {
+		d.intends("rename " + from + " to " + to)
+		return nil
+	}
 	if err := d.step("rename", to); err != nil {
 		return err
 	}
@@ -95,6 +117,10 @@ func (d *directory) rename(from, to string) error {
 // remove unlinks a file; that it is gone already is no error. The name may come
 // back after a power cut: whoever lists the directory must bear that.
 func (d *directory) remove(name string) error {
+	if d.readOnly {
+		d.intends("remove " + name)
+		return nil
+	}
 	if err := d.step("remove", name); err != nil {
 		return err
 	}

@@ -13,8 +13,9 @@ import (
 	"time"
 )
 
-// TestKilledChild is the child of TestKill: it enqueues, drains and reports on
-// standard output what the log has promised, until it is killed.
+// TestKilledChild is the child of TestKill: it enqueues and drains, by turns more
+// of this and of that, and reports on standard output what the log has promised,
+// until it is killed.
 func TestKilledChild(t *testing.T) {
 	dir := os.Getenv("FOREBAY_STORAGE_KILL")
 	if dir == "" {
@@ -44,27 +45,30 @@ func TestKilledChild(t *testing.T) {
 	for _, n := range c.Released() {
 		c.Ack(n) // PUBREL again, and its PUBCOMP
 	}
-	for i := first; ; i++ {
-		r := Record{Time: 1, Message: binary.BigEndian.AppendUint64(make([]byte, 0, 300), uint64(i)), Deliveries: []Delivery{{Consumer: c.ID(), Hold: i%2 == 0}}}
-		r.Message = r.Message[:8+rand.IntN(290)]
-		s, err := l.Append(&r)
-		if err != nil {
-			t.Fatal(err)
+	more := make(chan struct{}, 1)
+	c.SetNotify(func() {
+		select {
+		case more <- struct{}{}:
+		default:
 		}
-		waiting = append(waiting, promise{s, fmt.Sprint("safe ", i)})
-		if rand.IntN(3) > 0 { // a backlog grows
-			if e, ok := c.Next(); ok {
-				number := binary.BigEndian.Uint64(e.Message)
-				// Said first: from now on it may or may not come again.
-				fmt.Fprintln(out, "acked", number)
-				out.Flush()
-				if rand.IntN(3) == 0 { // once this is durable it must not
-					waiting = append(waiting, promise{c.Received(e.N), fmt.Sprint("received ", number)})
-				} else {
-					c.Ack(e.N)
-				}
-			}
+	})
+	settle := func() (ok bool) {
+		e, ok := c.Next()
+		if !ok {
+			return false
 		}
+		number := binary.BigEndian.Uint64(e.Message)
+		// Said first: from now on it may or may not come again.
+		fmt.Fprintln(out, "acked", number)
+		out.Flush()
+		if rand.IntN(3) == 0 { // once this is durable it must not
+			waiting = append(waiting, promise{c.Received(e.N), fmt.Sprint("received ", number)})
+		} else {
+			c.Ack(e.N)
+		}
+		return true
+	}
+	tell := func() {
 		for done := false; !done; {
 			select {
 			case s := <-safe:
@@ -80,6 +84,27 @@ func TestKilledChild(t *testing.T) {
 				}
 			}
 		}
+	}
+	for i := first; ; i++ {
+		if c.Stats().Count > 600 { // nothing new then: segments come to their end
+			for c.Stats().Count > 0 {
+				if !settle() {
+					<-more
+				}
+				tell()
+			}
+		}
+		r := Record{Time: 1, Message: binary.BigEndian.AppendUint64(make([]byte, 0, 300), uint64(i)), Deliveries: []Delivery{{Consumer: c.ID(), Hold: i%2 == 0}}}
+		r.Message = r.Message[:8+rand.IntN(290)]
+		s, err := l.Append(&r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		waiting = append(waiting, promise{s, fmt.Sprint("safe ", i)})
+		if rand.IntN(3) == 0 { // a backlog grows
+			settle()
+		}
+		tell()
 	}
 }
 

@@ -20,6 +20,11 @@ type model struct {
 	acked map[entryID]bool
 }
 
+// clone returns a copy that later operations do not change.
+func (m *model) clone() model {
+	return model{ops: m.ops[:len(m.ops):len(m.ops)], acked: maps.Clone(m.acked)}
+}
+
 type entryID struct {
 	consumer ConsumerID
 	n        uint64
@@ -190,7 +195,11 @@ type driver struct {
 	copies  chan crash
 	ready   atomic.Pointer[Log] // l, once it is open
 	crashes int
+	failing bool // the disk will
 }
+
+// failed reports whether err says what was to be expected of a failing disk.
+func (d *driver) failed(err error) bool { return d.failing && errors.Is(err, ErrFailed) }
 
 // crash is a directory as the death of the process would have left it.
 type crash struct {
@@ -281,7 +290,7 @@ func (d *driver) append() {
 	}
 	o.changes = r.Changes
 	seq, err := d.l.Append(&r)
-	if full := (*FullError)(nil); errors.As(err, &full) {
+	if full := (*FullError)(nil); errors.As(err, &full) || d.failed(err) {
 		return
 	}
 	if err != nil {
@@ -334,6 +343,9 @@ func (d *driver) consumers() {
 	name := string(rune('a' + d.r.IntN(5)))
 	if d.r.IntN(6) > 0 {
 		c, seq, err := d.l.OpenConsumer(name, Limits{})
+		if d.failed(err) {
+			return
+		}
 		if err != nil {
 			d.t.Fatal(err)
 		}
@@ -346,6 +358,9 @@ func (d *driver) consumers() {
 	if slices.Contains(d.l.Consumers(), name) {
 		id := mustConsumer(d.t, d.l, name, Limits{}).ID()
 		seq, err := d.l.RemoveConsumer(name)
+		if d.failed(err) {
+			return
+		}
 		if err != nil {
 			d.t.Fatal(err)
 		}

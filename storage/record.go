@@ -85,7 +85,8 @@ const (
 // the peer. When nothing else can go, the new message does.
 //
 // When a consumer begins to refuse or drop, one line in the log says so, and
-// one when it has had room again for a while.
+// one when it has had room again for a while. Likewise when four fifths of a
+// limit are reached, and when it is under half of each again.
 type Limits struct {
 	MaxBytes int64         // of messages and extras waiting, acknowledged ones not counted
 	MaxCount int64         // of messages waiting

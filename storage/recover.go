@@ -9,7 +9,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -46,14 +45,31 @@ type recovery struct {
 // runs yet.
 func (l *Log) recover() error {
 	r := &recovery{log: l, files: map[uint32]int64{}}
+	if err := r.replay(); err != nil {
+		return err
+	}
+	if err := r.withReserve(r.writeSegment); err != nil {
+		return err
+	}
+	if err := r.writeState(); err != nil {
+		return errors.Join(err, l.w.close())
+	}
+	if err := r.openJournal(); err != nil {
+		return errors.Join(err, l.w.close(), l.state.close())
+	}
+	return nil
+}
+
+// replay finds out what the files say. It writes nothing into them; some lose
+// their names.
+func (r *recovery) replay() (err error) {
+	l := r.log
 	if err := r.list(); err != nil {
 		return fmt.Errorf("storage: list directory: %w", err)
 	}
-	old, err := readState(l.dir)
-	if err != nil {
+	if r.old, err = readState(l.dir); err != nil {
 		return err
 	}
-	r.old = old
 	if r.journal, err = readJournal(l.dir); err != nil {
 		return err
 	}
@@ -64,15 +80,6 @@ func (l *Log) recover() error {
 	r.header = l.census()
 	r.replayJournal(l.newSegment(r.last + 1))
 	r.finish()
-	if err := r.withReserve(r.writeSegment); err != nil {
-		return err
-	}
-	if err := r.writeState(); err != nil {
-		return errors.Join(err, l.w.close())
-	}
-	if err := r.openJournal(); err != nil {
-		return errors.Join(err, l.w.close(), l.state.close())
-	}
 	return nil
 }
 
@@ -117,11 +124,7 @@ func (r *recovery) list() error {
 		if err != nil {
 			return err
 		}
-		// bbolt lets files grow ahead of what is in them.
-		r.files[id] = info.Size()
-		if s, ok := info.Sys().(*syscall.Stat_t); ok {
-			r.files[id] = s.Blocks * 512
-		}
+		r.files[id] = onDisk(info)
 	}
 	return nil
 }
@@ -229,7 +232,10 @@ func (r *recovery) replaySegment(id uint32) error {
 			return err
 		}
 		err = db.View(func(tx *bolt.Tx) error {
-			if census := tx.Bucket(bucketHeader).Get(keyCensus); r.census {
+			// Behind a segment that cannot be read, its list of consumers is all
+			// that tells of those who came in there.
+			later := r.damage && !r.census && id > r.old.point.current
+			if census := tx.Bucket(bucketHeader).Get(keyCensus); r.census || later {
 				if err := r.applyCensus(census); err != nil {
 					warn("list of consumers in a segment is damaged", err)
 				}
@@ -486,7 +492,12 @@ func (r *recovery) applyCensus(frame []byte) error {
 		present[id] = true
 		c := r.consumer(id, said.name)
 		c.last = max(c.last, said.last)
-		c.dropped = said.dropped
+		for cause, k := range said.dropped { // what this start has counted is not in them
+			if c.dropped == nil {
+				c.dropped = map[string]uint64{}
+			}
+			c.dropped[cause] = max(c.dropped[cause], k)
+		}
 		if said.low > 0 {
 			c.replayMarks(spans{{1, said.low}}, markAck)
 		}

@@ -88,18 +88,25 @@ type writer struct {
 // createSegment makes a new segment. The file has its name only when it is
 // whole, so that a crash leaves at most a .new file, which Open removes.
 func createSegment(dir *directory, id uint32, census []byte) (*writer, error) {
+	w, err := makeSegment(dir, id, census)
+	if err != nil {
+		return nil, err
+	}
+	name := segmentName(id)
+	if err := dir.rename(name+newSuffix, name); err != nil {
+		// The file is of no use, and on a full disk its space is.
+		return nil, errors.Join(fmt.Errorf("create segment: %w", err), w.close(), dir.remove(name+newSuffix))
+	}
+	return w, nil
+}
+
+// makeSegment makes a segment whose file does not have its name yet.
+func makeSegment(dir *directory, id uint32, census []byte) (*writer, error) {
 	name := segmentName(id)
 	if err := dir.step("create", name); err != nil {
 		return nil, err
 	}
-	db, err := bolt.Open(dir.file(name+newSuffix), 0o600, &bolt.Options{
-		Timeout:         lockTimeout,
-		NoFreelistSync:  true,
-		FreelistType:    bolt.FreelistMapType,
-		InitialMmapSize: segmentMapping,
-		NoStatistics:    true,
-		OpenFile:        dir.open,
-	})
+	db, err := dir.openBolt(name+newSuffix, &bolt.Options{NoFreelistSync: true, InitialMmapSize: segmentMapping})
 	if err != nil {
 		return nil, fmt.Errorf("create segment: %w", err)
 	}
@@ -120,11 +127,7 @@ func createSegment(dir *directory, id uint32, census []byte) (*writer, error) {
 		w.size = tx.Size()
 		return err
 	})
-	if err == nil {
-		err = dir.rename(name+newSuffix, name)
-	}
 	if err != nil {
-		// The file is of no use, and on a full disk its space is.
 		return nil, errors.Join(fmt.Errorf("create segment: %w", err), db.Close(), dir.remove(name+newSuffix))
 	}
 	return w, nil

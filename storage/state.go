@@ -227,9 +227,7 @@ func createState(dir *directory, p *checkpoint, each func(put func(key string, v
 	if err := dir.step("create", stateName); err != nil {
 		return nil, err
 	}
-	db, err := bolt.Open(dir.file(stateName+newSuffix), 0o600, &bolt.Options{
-		Timeout: lockTimeout, FreelistType: bolt.FreelistMapType, NoStatistics: true, OpenFile: dir.open,
-	})
+	db, err := dir.openBolt(stateName+newSuffix, &bolt.Options{})
 	if err != nil {
 		return nil, fmt.Errorf("storage: create state: %w", err)
 	}
@@ -309,6 +307,16 @@ func (s *stateFile) each(t Table, fn func(key, value []byte) error) error {
 			}
 		}
 		return nil
+	})
+}
+
+// count adds the number of rows of each table to rows.
+func (s *stateFile) count(rows map[Table]int) error {
+	return s.db.View(func(tx *bolt.Tx) error {
+		return tx.Bucket(bucketTables).ForEach(func(k, _ []byte) error {
+			rows[Table(k[0])]++
+			return nil
+		})
 	})
 }
 

@@ -81,6 +81,8 @@ type Log struct {
 	taken         []*Cursor               // scratch of appendLocked
 	refused       map[string]uint64       // by FullError.Limit of the store
 	episodes      map[episodeKey]*episode // under way
+	fillingUp     bool                    // near MaxSize, and not well away from it since
+	highWater     uint64                  // how often that has begun
 	notices       []notice                // for the committer to write
 }
 
@@ -168,13 +170,8 @@ func open(cfg Config, log *slog.Logger, safe func(Seq, error), dir *directory, t
 	tune.segment = min(tune.segment, max(cfg.MaxSize/8, 1<<20))
 	tune.half = max(min(tune.half, cfg.MaxSize/32/journalPage*journalPage), minJournalHalf)
 	dir.reserve = reserveSize + journalSize(tune.half)
-	l := &Log{
-		cfg: cfg, dir: dir, log: log, safeFn: safe, tune: tune,
-		kick: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: make(chan struct{}),
-		cursors: map[string]*Cursor{}, byID: map[ConsumerID]*Cursor{},
-		rows: map[string]row{}, segments: map[uint32]*segment{},
-		refused: map[string]uint64{}, episodes: map[episodeKey]*episode{},
-	}
+	l := newLog(cfg, log, dir, tune)
+	l.safeFn = safe
 	if err := dir.openLocked(); err != nil {
 		return nil, err
 	}
@@ -184,6 +181,16 @@ func open(cfg Config, log *slog.Logger, safe func(Seq, error), dir *directory, t
 	l.ended.Go(l.commitLoop)
 	l.ended.Go(l.readLoop)
 	return l, nil
+}
+
+func newLog(cfg Config, log *slog.Logger, dir *directory, tune tuning) *Log {
+	return &Log{
+		cfg: cfg, dir: dir, log: log, tune: tune,
+		kick: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: make(chan struct{}),
+		cursors: map[string]*Cursor{}, byID: map[ConsumerID]*Cursor{},
+		rows: map[string]row{}, segments: map[uint32]*segment{},
+		refused: map[string]uint64{}, episodes: map[episodeKey]*episode{},
+	}
 }
 
 // Close commits everything waiting, writes a checkpoint and releases the
@@ -390,6 +397,8 @@ type Stats struct {
 	Damaged  int   // files set aside as damaged since the store was created
 	Err      error // why the log has failed; nil while it has not
 
+	HighWater uint64 // how often four fifths of MaxSize were reached since Open, having been under half of it before
+
 	// Refused counts the records refused since Open because the store was
 	// full, by FullError.Limit; those that a consumer refused are in
 	// CursorStats.
@@ -400,7 +409,8 @@ type Stats struct {
 func (l *Log) Stats() Stats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := Stats{Safe: l.safe, Appended: l.seq, Disk: l.disk(), MaxSize: l.cfg.MaxSize, Damaged: l.damaged, Err: l.failed, Refused: maps.Clone(l.refused)}
+	s := Stats{Safe: l.safe, Appended: l.seq, Disk: l.disk(), MaxSize: l.cfg.MaxSize, Damaged: l.damaged, Err: l.failed,
+		HighWater: l.highWater, Refused: maps.Clone(l.refused)}
 	for _, g := range l.segments {
 		if g.size > 0 {
 			s.Segments++

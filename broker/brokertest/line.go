@@ -12,14 +12,15 @@ import (
 // Parse makes the bytes of a control packet from a line: the name of the packet in lower case, what it always has, and
 // then what it may have.
 //
-//	connect ID v3|v4|v5 [clean] [bridge] [keepalive=S] [user=U] [pass=P] [expiry=S] [receive=N] [size=N] [auth=METHOD] [noproblem]
+//	connect ID v3|v4|v5 [clean] [bridge] [keepalive=S] [user=U] [pass=P] [expiry=S] [receive=N] [size=N] [aliases=N]
+//	        [auth=METHOD] [data=D] [noproblem] [asksresponse]
 //	        [will=TOPIC] [willqos=N] [willretain] [willdelay=S] [willexpiry=S] [=WILLPAYLOAD]
 //	publish TOPIC|- [q1|q2] [id=N] [dup] [retain] [expiry=S] [alias=N] [ids=N,N] [type=T] [response=T] [correlation=C]
 //	        [format=N] [user=NAME:VALUE]… [=PAYLOAD]
 //	puback|pubrec|pubrel|pubcomp ID [0xREASON]
 //	subscribe ID FILTER:QOS[:nl][:rap][:rh1|:rh2]… [id=N]
 //	unsubscribe ID FILTER…
-//	pingreq · disconnect [0xREASON] [expiry=S] · auth [0xREASON] · hex BYTES…
+//	pingreq · disconnect [0xREASON] [expiry=S] · auth [0xREASON] [method=M] [data=D] · hex BYTES…
 //
 // Connect's ID may be - for none. v is the version of the connection; connect brings its own.
 func Parse(line string, v packet.Version) ([]byte, packet.Version) {
@@ -55,12 +56,7 @@ func Parse(line string, v packet.Version) ([]byte, packet.Version) {
 	case "disconnect":
 		return parseDisconnect(words).Append(nil, v), v
 	case "auth":
-		a := packet.Auth{}
-		if len(words) > 0 {
-			a.Reason = packet.Reason(number(words[0]))
-			a.AuthenticationMethod = []byte("method")
-		}
-		return a.Append(nil, v), v
+		return parseAuth(words).Append(nil, v), v
 	}
 	panic("brokertest: no packet " + name)
 }
@@ -105,8 +101,14 @@ func parseConnect(words []string) ([]byte, packet.Version) {
 			p.Properties.MaximumPacketSize = uint32(number(value))
 		case "auth":
 			p.Properties.AuthenticationMethod = []byte(value)
+		case "data":
+			p.Properties.AuthenticationData = []byte(value)
+		case "aliases":
+			p.Properties.TopicAliasMaximum = uint16(number(value))
 		case "noproblem":
 			p.Properties.SuppressProblemInformation = true
+		case "asksresponse":
+			p.Properties.RequestResponseInformation = true
 		default:
 			parseWill(&p, key, value)
 		}
@@ -216,6 +218,22 @@ func parseDisconnect(words []string) *packet.Disconnect {
 	return p
 }
 
+func parseAuth(words []string) *packet.Auth {
+	p := &packet.Auth{}
+	for _, w := range words {
+		key, value, _ := strings.Cut(w, "=")
+		switch key {
+		case "method":
+			p.AuthenticationMethod = []byte(value)
+		case "data":
+			p.AuthenticationData = []byte(value)
+		default:
+			p.Reason = packet.Reason(number(w))
+		}
+	}
+	return p
+}
+
 // Publish is the packet of a publish line.
 func Publish(line string) *packet.Publish {
 	words := strings.Fields(line)
@@ -228,10 +246,12 @@ func Publish(line string) *packet.Publish {
 // Format is the line of a packet from the server, in the form of Parse and with these:
 //
 //	connack [present] 0xREASON [expiry=S] [receive=N] [size=N] [alias=N] [assigned] [keepalive=S] [noshared]
-//	suback ID 0xREASON… · unsuback ID [0xREASON…] · pingresp
+//	        [response=R] [server=S] [method=M] [data=D]
+//	suback ID 0xREASON… · unsuback ID [0xREASON…] · pingresp · disconnect 0xREASON [server=S]
+//	auth 0xREASON [method=M] [data=D]
 //
 // Before 5.0 the reason of connack is the return code. With brief, what every 5.0 CONNACK of the core announces by
-// default is left out.
+// default is left out. Reason strings are left out too, see Why.
 func Format(f packet.Frame, v packet.Version, brief bool) (string, error) {
 	var b strings.Builder
 	switch f.Type() {
@@ -276,10 +296,57 @@ func Format(f packet.Frame, v packet.Version, brief bool) (string, error) {
 			return "", err
 		}
 		fmt.Fprintf(&b, "disconnect 0x%02X", byte(p.Reason))
+		formatText(&b, "server", p.ServerReference)
+	case packet.AUTH:
+		var p packet.Auth
+		if err := p.Decode(f, v); err != nil {
+			return "", err
+		}
+		fmt.Fprintf(&b, "auth 0x%02X", byte(p.Reason))
+		formatText(&b, "method", p.AuthenticationMethod)
+		formatText(&b, "data", p.AuthenticationData)
 	default:
 		return "", fmt.Errorf("brokertest: %v from a server", f.Type())
 	}
 	return b.String(), nil
+}
+
+// Why returns the reason string of a packet that Format can read; empty: it has none.
+func Why(f packet.Frame, v packet.Version) string {
+	var text []byte
+	var err error
+	switch f.Type() {
+	case packet.CONNACK:
+		var p packet.Connack
+		err = p.Decode(f, v)
+		text = p.Properties.ReasonString
+	case packet.PUBACK, packet.PUBREC, packet.PUBREL, packet.PUBCOMP:
+		var p packet.Ack
+		err = p.Decode(f, v)
+		text = p.ReasonString
+	case packet.SUBACK:
+		var p packet.Suback
+		err = p.Decode(f, v)
+		text = p.ReasonString
+	case packet.UNSUBACK:
+		var p packet.Unsuback
+		err = p.Decode(f, v)
+		text = p.ReasonString
+	case packet.DISCONNECT:
+		var p packet.Disconnect
+		err = p.Decode(f, v)
+		text = p.ReasonString
+	}
+	if err != nil {
+		panic("brokertest: " + err.Error())
+	}
+	return string(text)
+}
+
+func formatText(b *strings.Builder, name string, value []byte) {
+	if value != nil {
+		fmt.Fprintf(b, " %s=%s", name, value)
+	}
 }
 
 func formatReasons(b *strings.Builder, name string, id uint16, reasons []packet.Reason) {
@@ -315,10 +382,18 @@ func formatConnack(b *strings.Builder, p *packet.Connack, v packet.Version, brie
 	if q.NoSharedSubscription && !brief {
 		b.WriteString(" noshared")
 	}
+	formatText(b, "response", q.ResponseInformation)
+	formatText(b, "server", q.ServerReference)
+	formatText(b, "method", q.AuthenticationMethod)
+	formatText(b, "data", q.AuthenticationData)
 }
 
 func formatPublish(b *strings.Builder, p *packet.Publish) {
-	b.WriteString("publish " + string(p.Topic))
+	b.WriteString("publish ")
+	if len(p.Topic) == 0 {
+		b.WriteString("-")
+	}
+	b.Write(p.Topic)
 	if p.QoS > 0 {
 		fmt.Fprintf(b, " q%d id=%d", p.QoS, p.PacketID)
 	}
@@ -333,6 +408,9 @@ func formatPublish(b *strings.Builder, p *packet.Publish) {
 	}
 	for i, id := range p.SubscriptionIDs {
 		fmt.Fprintf(b, "%s%d", map[bool]string{true: " ids=", false: ","}[i == 0], id)
+	}
+	if p.TopicAlias != 0 {
+		fmt.Fprintf(b, " alias=%d", p.TopicAlias)
 	}
 	if p.ContentType != nil {
 		fmt.Fprintf(b, " type=%s", p.ContentType)

@@ -99,7 +99,11 @@ func (conn *Conn) sendAnswer(a *ack) {
 	case packet.SUBACK, packet.UNSUBACK:
 		conn.writePacket(a.body)
 	case 0:
-		conn.close(a.reason, a.reason.String())
+		why := a.reason.String()
+		if text := refusals[a.reason]; text != nil {
+			why = string(text)
+		}
+		conn.close(a.reason, why)
 	}
 }
 

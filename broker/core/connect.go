@@ -16,6 +16,10 @@ func (conn *Conn) onConnect(f packet.Frame) error {
 	}
 	p := &packet.Connect{}
 	err := p.Decode(bytes.Clone(f.Body))
+	if p.Properties.MaximumPacketSize != 0 {
+		conn.maxPacket = p.Properties.MaximumPacketSize // [MQTT-3.1.2-24]
+	}
+	conn.curt = p.Properties.SuppressProblemInformation
 	if err != nil {
 		conn.rejectUndecoded(p, err)
 		return nil
@@ -32,6 +36,10 @@ func (conn *Conn) onConnect(f packet.Frame) error {
 	}
 	c := conn.core
 	conn.login = p
+	if p.Properties.AuthenticationMethod != nil {
+		conn.beginAuth(p)
+		return nil
+	}
 	c.events.Login(conn, conn.username, p.HasUsername, p.Password)
 	return nil
 }
@@ -39,6 +47,7 @@ func (conn *Conn) onConnect(f packet.Frame) error {
 // rejectUndecoded answers a CONNECT that cannot be read: with CONNACK where the client can be expected to read that.
 func (conn *Conn) rejectUndecoded(p *packet.Connect, err error) {
 	fault, ok := err.(*packet.Error)
+	_, why := whyOf(err)
 	switch {
 	case ok && fault.Reason == packet.ReasonUnsupportedProtocolVersion:
 		// 3.1.1 [MQTT-3.1.2-2]: return code 1 for a level not known; from above 5 a client knows CONNACK of 5.0.
@@ -46,12 +55,12 @@ func (conn *Conn) rejectUndecoded(p *packet.Connect, err error) {
 		if p.Version > packet.V5 {
 			conn.version = packet.V5
 		}
-		conn.reject(fault.Reason, err.Error())
+		conn.reject(fault.Reason, why)
 	case ok && p.Version == packet.V5:
 		conn.version = packet.V5
-		conn.reject(fault.Reason, err.Error())
+		conn.reject(fault.Reason, why)
 	default:
-		conn.end(packet.ReasonMalformedPacket, err.Error()) // [MQTT-3.1.4-1]
+		conn.end(packet.ReasonMalformedPacket, why) // [MQTT-3.1.4-1]
 	}
 }
 
@@ -59,8 +68,8 @@ func (conn *Conn) rejectUndecoded(p *packet.Connect, err error) {
 func (conn *Conn) checkConnect(p *packet.Connect) (packet.Reason, string) {
 	c := conn.core
 	switch {
-	case p.Properties.AuthenticationMethod != nil:
-		return packet.ReasonBadAuthenticationMethod, "enhanced authentication is not supported" // [MQTT-4.12.0-1]
+	case p.Properties.AuthenticationMethod == nil && p.Properties.AuthenticationData != nil:
+		return packet.ReasonProtocolError, "authentication data without a method"
 	case len(p.ClientID) > maxClientID:
 		return packet.ReasonClientIdentifierNotValid, "client identifier too long" // [MQTT-3.1.3-8]
 	case len(p.ClientID) == 0 && p.Version == packet.V31:
@@ -83,8 +92,7 @@ func (conn *Conn) reject(reason packet.Reason, why string) {
 		return
 	}
 	if conn.version != 0 && reason >= 0x80 {
-		p := packet.Connack{Reason: reason} // no session present [MQTT-3.2.2-6]
-		conn.writePacket(p.Append(conn.core.scratch[:0], conn.version))
+		conn.tellConnack(reason, why)
 	}
 	conn.end(reason, why)
 }
@@ -119,6 +127,10 @@ func (conn *Conn) begin(p *packet.Connect) {
 		conn.clientID, conn.assigned = c.assignClientID(), true // [MQTT-3.1.3-6] [MQTT-3.1.3-7]
 	}
 	expiry := c.expiryOf(p)
+	if uint64(len(conn.connack(p, expiry, false))) > uint64(conn.maxPacket) {
+		conn.reject(packet.ReasonPacketTooLarge, "the maximum packet size leaves no room for CONNACK") // [MQTT-3.1.2-24]
+		return
+	}
 	s, present, why := c.enter(conn, p, expiry)
 	if s == nil {
 		reason := packet.ReasonServerUnavailable
@@ -132,24 +144,21 @@ func (conn *Conn) begin(p *packet.Connect) {
 	s.conn = conn
 	s.resumes = present
 	c.events.Connected(conn)
-	conn.answer(ack{seq: s.stateSeq, kind: packet.CONNACK, body: conn.connack(p, s, present)})
+	conn.answer(ack{seq: s.stateSeq, kind: packet.CONNACK, body: conn.connack(p, s.expiry, present)})
 }
 
 // limits takes over what the client allows.
 func (conn *Conn) limits(p *packet.Connect) {
 	c := conn.core
-	conn.maxPacket = math.MaxUint32
 	conn.inflight = c.cfg.Inflight
 	conn.askedExpiry = p.Properties.SessionExpiry
 	keepAlive := p.KeepAlive
 	if p.Version == packet.V5 {
-		if p.Properties.MaximumPacketSize != 0 {
-			conn.maxPacket = p.Properties.MaximumPacketSize // [MQTT-3.1.2-24]
-		}
 		if p.Properties.ReceiveMaximum != 0 {
 			conn.inflight = min(conn.inflight, int(p.Properties.ReceiveMaximum)) // [MQTT-3.3.4-9]
 		}
 		keepAlive = c.capKeepAlive(keepAlive)
+		conn.allowAliases(p.Properties.TopicAliasMaximum)
 	}
 	conn.quiet = time.Duration(keepAlive) * time.Second * 3 / 2 // [MQTT-3.1.2-22]
 }
@@ -195,7 +204,7 @@ func (c *Core) assignClientID() string {
 }
 
 // connack encodes the acceptance [MQTT-3.1.4-5].
-func (conn *Conn) connack(p *packet.Connect, s *session, present bool) []byte {
+func (conn *Conn) connack(p *packet.Connect, expiry uint32, present bool) []byte {
 	c := conn.core
 	ack := packet.Connack{SessionPresent: present} // [MQTT-3.2.2-2] [MQTT-3.2.2-3]
 	if conn.version == packet.V5 {
@@ -203,15 +212,18 @@ func (conn *Conn) connack(p *packet.Connect, s *session, present bool) []byte {
 		q.ReceiveMaximum = c.cfg.ReceiveMaximum
 		q.MaximumPacketSize = c.cfg.PacketSize
 		q.TopicAliasMaximum = c.cfg.TopicAliasMaximum
-		q.NoSharedSubscription = true
-		if s.expiry != p.Properties.SessionExpiry {
-			q.HasSessionExpiry, q.SessionExpiry = true, s.expiry
+		if expiry != p.Properties.SessionExpiry {
+			q.HasSessionExpiry, q.SessionExpiry = true, expiry
 		}
 		if conn.assigned {
 			q.AssignedClientID = []byte(conn.clientID) // [MQTT-3.2.2-16]
 		}
 		if keepAlive := c.capKeepAlive(p.KeepAlive); keepAlive != p.KeepAlive {
 			q.HasServerKeepAlive, q.ServerKeepAlive = true, keepAlive
+		}
+		q.ResponseInformation = conn.responseInformation(p)
+		if a := conn.auth; a != nil {
+			q.AuthenticationMethod, q.AuthenticationData = []byte(a.method), a.final // [MQTT-4.12.0-5]
 		}
 	}
 	return ack.Append(nil, conn.version)

@@ -1,7 +1,7 @@
 package core
 
 import (
-	"errors"
+	"math"
 	"time"
 
 	"forebay/broker/packet"
@@ -27,9 +27,11 @@ type Conn struct {
 	quiet       time.Duration
 	bridge      bool // 3.x: the level was sent with 0x80 added
 	assigned    bool // the client identifier is ours
+	curt        bool // 5.0: the client wants no reason strings where it can choose
 	askedExpiry uint32
 
-	login       *packet.Connect // while Events.Login is under way: a copy of its own
+	login       *packet.Connect // until it is decided about: a copy of its own
+	auth        *authState      // nil: no authentication method
 	session     *session        // from LoginResult until the connection is over
 	established bool            // CONNACK has left
 	resting     bool            // in Core.resting: it has used up the round
@@ -43,6 +45,7 @@ type Conn struct {
 	acks    ackQueue
 	unacked int      // QoS 1 and 2 messages from the client that it has no final answer for
 	aliases [][]byte // topic of alias i+1; nil: not set
+	given   aliasTable
 
 	// The topic of the last PUBLISH and what is known about it.
 	lastTopic   []byte
@@ -65,7 +68,7 @@ func (conn *Conn) Version() packet.Version { return conn.version }
 // Closing reports that the transport is to be closed once Pending is empty, or at once if it cannot be written.
 func (conn *Conn) Closing() bool { return conn.over }
 
-// Paused reports that the core takes nothing from this connection for now: its login is under way, its CONNACK waits
+// Paused reports that the core takes nothing from this connection for now: its login is being decided, its CONNACK waits
 // for the disk, too many of its acknowledgements do, its messages went to so many that others have their turn first,
 // or the core is draining. The loop need not read it. The end of
 // the pause shows as a call in [Core.Flush]; the bytes that Receive has left are then given to it again.
@@ -73,13 +76,13 @@ func (conn *Conn) Paused() bool {
 	if conn.over {
 		return false
 	}
-	return conn.login != nil || conn.session != nil && !conn.established ||
+	return conn.deciding() || conn.session != nil && !conn.established ||
 		conn.ending || conn.resting || conn.core.draining || conn.acks.len() >= maxWaitingAcks
 }
 
 // Accept makes a connection of a transport that has just been opened.
 func (c *Core) Accept(info ConnInfo) *Conn {
-	conn := &Conn{core: c, info: info, place: len(c.conns), seen: c.clock}
+	conn := &Conn{core: c, info: info, place: len(c.conns), seen: c.clock, maxPacket: math.MaxUint32}
 	c.conns = append(c.conns, conn)
 	if c.draining {
 		conn.end(packet.ReasonServerShuttingDown, "shutting down")
@@ -137,6 +140,11 @@ func (c *Core) rest() {
 
 // onPacket is the one switch over packet types. An error is a *packet.Error and ends the connection.
 func (conn *Conn) onPacket(f packet.Frame) error {
+	if !conn.established {
+		if err := conn.beforeConnack(f); err != nil {
+			return err
+		}
+	}
 	switch f.Type() {
 	case packet.CONNECT:
 		return conn.onConnect(f)
@@ -168,8 +176,7 @@ func (conn *Conn) onPacket(f packet.Frame) error {
 	case packet.DISCONNECT:
 		return conn.onDisconnect(f)
 	case packet.AUTH:
-		// No authentication method was accepted in CONNECT, so there is nothing to continue or repeat.
-		return &packet.Error{Reason: packet.ReasonProtocolError, Statement: "MQTT-4.12.0-7", Detail: "AUTH without an authentication method"}
+		return conn.onAuth(f)
 	case packet.CONNACK, packet.SUBACK, packet.UNSUBACK, packet.PINGRESP:
 		return &packet.Error{Reason: packet.ReasonProtocolError, Detail: f.Type().String() + " from a client"}
 	}
@@ -178,16 +185,12 @@ func (conn *Conn) onPacket(f packet.Frame) error {
 
 // fail ends the connection because of an error in what the client sent [MQTT-4.8.0-1] [MQTT-4.13.1-1].
 func (conn *Conn) fail(err error) {
-	reason := packet.ReasonUnspecifiedError
-	var fault *packet.Error
-	if errors.As(err, &fault) {
-		reason = fault.Reason
-	}
+	reason, why := whyOf(err)
 	if conn.established {
-		conn.close(reason, err.Error())
+		conn.close(reason, why)
 		return
 	}
-	conn.reject(reason, err.Error())
+	conn.reject(reason, why)
 }
 
 // close ends the connection of an accepted client from our side: DISCONNECT with the reason for 5.0
@@ -198,8 +201,7 @@ func (conn *Conn) close(reason packet.Reason, why string) {
 	}
 	// A server sends DISCONNECT only with a reason of 0x80 or more, and not before CONNACK [MQTT-3.14.0-1].
 	if conn.version == packet.V5 && conn.established && reason >= 0x80 {
-		d := packet.Disconnect{Reason: reason}
-		conn.writePacket(d.Append(conn.core.scratch[:0], conn.version))
+		conn.tellDisconnect(reason, why)
 	}
 	conn.end(reason, why)
 }
@@ -214,6 +216,7 @@ func (conn *Conn) end(reason packet.Reason, why string) {
 	conn.login = nil
 	conn.acks = ackQueue{}
 	conn.aliases, conn.lastTopic, conn.lastRoute = nil, nil, nil
+	conn.given = aliasTable{}
 	c.touch(conn)
 	if conn.session == nil {
 		c.events.Refused(conn, reason, why)
@@ -248,6 +251,10 @@ func (conn *Conn) onDisconnect(f packet.Frame) error {
 		return err
 	}
 	s := conn.session
+	if s == nil {
+		conn.end(d.Reason, "disconnected by the client during its authentication")
+		return nil
+	}
 	if d.HasSessionExpiry {
 		if conn.askedExpiry == 0 && d.SessionExpiry != 0 {
 			return &packet.Error{Reason: packet.ReasonProtocolError, Detail: "DISCONNECT sets a session expiry after CONNECT had none"}

@@ -62,21 +62,26 @@ type Core struct {
 	subscribe   packet.Subscribe
 	unsubscribe packet.Unsubscribe
 	pub         publication
+	chosen      []*target // of shared subscriptions, see choose
 	record      Record
 	encoded     []byte       // by encode
 	encodedOf   *publication // what it is
-	forms       [4]form
+	forms       [8]form
 	shared      []byte
 	ids         []uint32
 }
 
 // Events tells the owner of the core what happened, for its log lines and its credentials files. All are called in
-// the loop and must not block; of the core they may call only [Core.LoginResult].
+// the loop and must not block; of the core they may call only [Core.LoginResult] and [Core.AuthResult].
 type Events interface {
 	// Login asks whether the client may connect. The answer is a call of [Core.LoginResult], during Login or later;
 	// until then the connection is [Conn.Paused]. hasUsername tells an absent username from an empty one; password is
 	// valid during the call only, nil if absent.
 	Login(conn *Conn, username string, hasUsername bool, password []byte)
+	// Authenticate is Login for a client with an authentication method, step by step. The answer is a call of
+	// [Core.AuthResult], during Authenticate or later; until it has come the connection is paused, but in a
+	// re-authentication.
+	Authenticate(conn *Conn, step AuthStep)
 	// Connected: the client has been accepted (its CONNACK may still wait for the disk).
 	Connected(conn *Conn)
 	// Disconnected: the connection of an accepted client is at its end, whoever ended it.
@@ -172,6 +177,8 @@ func (c *Core) sweepConnections() {
 			conn.seen = c.clock // it is we who do not listen
 		case conn.version == 0 && silent >= c.cfg.ConnectTimeout:
 			conn.end(packet.ReasonUnspecifiedError, "no CONNECT in time")
+		case conn.login != nil && silent >= c.cfg.ConnectTimeout:
+			conn.authFailed(packet.ReasonNotAuthorized) // it is silent in the midst of its authentication
 		case conn.quiet > 0 && silent >= conn.quiet:
 			conn.close(packet.ReasonKeepAliveTimeout, "keep alive timeout") // [MQTT-3.1.2-22]
 		}
@@ -228,7 +235,7 @@ func (c *Core) Busy() bool {
 }
 
 // Drain begins the end: connections are read no more, and each is closed (5.0: with DISCONNECT and reason, usually
-// [packet.ReasonServerShuttingDown]) as soon as the acknowledgements it waits for have left. Sessions and wills stay
+// [packet.ReasonServerShuttingDown], or with Config.ServerReference) as soon as the acknowledgements it waits for have left. Sessions and wills stay
 // as they are in the log, for the next start.
 func (c *Core) Drain(reason packet.Reason) {
 	if c.draining {
@@ -242,6 +249,10 @@ func (c *Core) Drain(reason packet.Reason) {
 		}
 	}
 	c.workLeft = false
+	refusal := packet.ReasonServerUnavailable
+	if c.cfg.ServerReference != "" {
+		reason, refusal = packet.ReasonUseAnotherServer, packet.ReasonUseAnotherServer
+	}
 	c.draining, c.drainReason = true, reason
 	for _, conn := range c.conns {
 		if conn.acks.len() > 0 && c.failed == nil {
@@ -250,7 +261,7 @@ func (c *Core) Drain(reason packet.Reason) {
 		if conn.established {
 			conn.close(reason, "shutting down")
 		} else {
-			conn.reject(packet.ReasonServerUnavailable, "shutting down")
+			conn.reject(refusal, "shutting down")
 		}
 	}
 }

@@ -7,19 +7,21 @@ import (
 	"forebay/broker/packet"
 )
 
-// form is a publication as it goes to many: encoded once for each pair of version and "has an identifier".
+// form is a publication as it goes to many: encoded once for each "has an identifier" of 3.x, and of 5.0 for each use
+// of aliases.
 type form struct {
-	whole    []byte
-	idOffset int // 0: no identifier
-	buffer   []byte
+	whole       []byte
+	idOffset    int // 0: no identifier
+	aliasOffset int // 0: no alias
+	buffer      []byte
 }
 
 // formOf returns the form for a version and QoS. It is what the publisher sent, if that fits, and is valid until the
 // next publication.
-func (c *Core) formOf(pub *publication, v packet.Version, qos byte) *form {
+func (c *Core) formOf(pub *publication, v packet.Version, qos byte, do aliasing) *form {
 	i := 0
 	if v == packet.V5 {
-		i = 2
+		i = 2 + 2*int(do)
 	}
 	if qos > 0 {
 		i++
@@ -29,8 +31,9 @@ func (c *Core) formOf(pub *publication, v packet.Version, qos byte) *form {
 		return fm
 	}
 	p := pub.p
+	fm.aliasOffset = 0
 	// 3.1 and 3.1.1 have the same PUBLISH.
-	if pub.frame.Whole != nil && (pub.v == packet.V5) == (v == packet.V5) && (p.QoS > 0) == (qos > 0) {
+	if do == aliasNone && pub.frame.Whole != nil && (pub.v == packet.V5) == (v == packet.V5) && (p.QoS > 0) == (qos > 0) {
 		fm.whole, fm.idOffset = pub.frame.Whole, 0
 		if qos > 0 {
 			fm.idOffset = packet.PublishIDOffset(pub.frame)
@@ -40,7 +43,16 @@ func (c *Core) formOf(pub *publication, v packet.Version, qos byte) *form {
 	was := *p
 	p.QoS, p.PacketID = min(qos, 1), uint16(min(qos, 1))
 	p.TopicAlias, p.SubscriptionIDs = 0, nil
+	if do != aliasNone {
+		p.TopicAlias = 1
+	}
+	if do == aliasUse {
+		p.Topic = nil
+	}
 	fm.buffer = p.Append(fm.buffer[:0], v)
+	if do != aliasNone {
+		fm.aliasOffset = packet.PublishAliasOffset(p, len(fm.buffer))
+	}
 	*p = was
 	fm.whole, fm.idOffset = fm.buffer, 0
 	if qos > 0 {
@@ -126,13 +138,15 @@ func (c *Core) deliver(pub *publication) {
 		}
 	}
 	for i := range pub.route.queued {
-		t := pub.route.queued[i].of(pub)
-		switch {
-		case t.nothing || t.session.conn == nil:
-		case min(pub.p.QoS, t.qos) == 0:
-			c.deliverTo(t, pub, 0)
-		default:
-			c.wantPull(t.session)
+		if t := pub.route.queued[i].of(pub); !t.nothing {
+			c.deliverQueued(t, pub)
+		}
+	}
+	for _, t := range pub.chosen {
+		if t.session.queue != nil {
+			c.deliverQueued(t, pub)
+		} else {
+			c.deliverTo(t, pub, min(pub.p.QoS, t.qos)) // [MQTT-4.8.2-3]
 		}
 	}
 	for i := range pub.route.attached {
@@ -140,6 +154,17 @@ func (c *Core) deliver(pub *publication) {
 		if t.effective(pub.p.QoS) == 0 && t.attachment.Name != pub.origin && t.attachment.Live != nil {
 			t.attachment.Live(pub.p)
 		}
+	}
+}
+
+// deliverQueued gives a publication to a session with a queue: with QoS 1 and 2 it stands there already.
+func (c *Core) deliverQueued(t *target, pub *publication) {
+	switch {
+	case t.session.conn == nil:
+	case min(pub.p.QoS, t.qos) == 0:
+		c.deliverTo(t, pub, 0)
+	default:
+		c.wantPull(t.session)
 	}
 }
 
@@ -159,7 +184,7 @@ func (c *Core) deliverTo(t *target, pub *publication, qos byte) {
 			c.stats.DroppedSlow++
 			return
 		}
-		conn.sendForm(c.formOf(pub, conn.version, 0), firstByte(0, retain), 0)
+		conn.sendForm(pub, conn.wayOf(pub, 0), firstByte(0, retain), 0)
 		return
 	}
 	s := t.session
@@ -167,8 +192,8 @@ func (c *Core) deliverTo(t *target, pub *publication, qos byte) {
 		c.queueInMemory(s, c.share(pub, options(qos, retain), t.ids))
 		return
 	}
-	fm := c.formOf(pub, conn.version, qos)
-	if len(fm.whole) > int(conn.maxPacket) {
+	w := conn.wayOf(pub, qos)
+	if uint64(len(w.form.whole)) > uint64(conn.maxPacket) {
 		c.stats.DroppedTooLarge++ // [MQTT-3.1.2-25]
 		return
 	}
@@ -176,7 +201,7 @@ func (c *Core) deliverTo(t *target, pub *publication, qos byte) {
 		c.queueInMemory(s, c.share(pub, options(qos, retain), t.ids))
 		return
 	}
-	conn.sendForm(fm, firstByte(qos, retain), identifier(s.next))
+	conn.sendForm(pub, w, firstByte(qos, retain), identifier(s.next))
 	s.next++
 }
 
@@ -219,16 +244,6 @@ func firstByte(qos byte, retain bool) byte {
 }
 
 const dupBit = 0x08
-
-// sendForm copies a form to the output.
-func (conn *Conn) sendForm(fm *form, first byte, id uint16) {
-	if uint64(len(fm.whole)) > uint64(conn.maxPacket) {
-		conn.core.stats.DroppedTooLarge++ // [MQTT-3.1.2-25]
-		return
-	}
-	conn.core.stats.Sent++
-	conn.writeForm(fm.whole, first, fm.idOffset, id)
-}
 
 // share returns a publication as something that can wait. All sessions share one copy.
 func (c *Core) share(pub *publication, options byte, ids []uint32) stored {
@@ -330,12 +345,16 @@ func (conn *Conn) sendStored(m *stored, id uint16, state sending) error {
 	p.QoS, p.PacketID, p.Dup = m.options&OptionQoS, id, state&repeated != 0 // [MQTT-3.3.1-1]
 	p.Retain = m.options&OptionRetain != 0
 	p.SubscriptionIDs = m.ids
-	size := packet.PublishSize(p, conn.version)
+	topic := p.Topic
+	size, do := conn.useAlias(p)
 	if uint64(size) > uint64(conn.maxPacket) {
 		c.stats.DroppedTooLarge++
 		return errTooLarge // [MQTT-3.1.2-25]
 	}
-	if conn.version == packet.V5 && p.QoS > 0 && len(m.ids) == 0 && !p.HasExpiry && len(m.body) == size {
+	if do == aliasSet {
+		conn.given.set(topic, p.TopicAlias)
+	}
+	if conn.version == packet.V5 && do == aliasNone && p.QoS > 0 && len(m.ids) == 0 && !p.HasExpiry && len(m.body) == size {
 		first := firstByte(p.QoS, p.Retain)
 		if p.Dup {
 			first |= dupBit

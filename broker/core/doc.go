@@ -5,8 +5,9 @@
 // # The order of calls
 //
 // New, Restore for every row, Restored once; then, round after round: Tick, any number of Accept, Receive, Lost,
-// Durable, QueueReady, LoginResult, Publish, and at the end Flush. Nothing of the core may be called from within its
-// callbacks (Log, Events, Authorizer, Attachment.Live), but LoginResult from Login, and Publish from Inject.Done.
+// Durable, QueueReady, LoginResult, AuthResult, Publish, and at the end Flush. Nothing of the core may be called from within its
+// callbacks (Log, Events, Authorizer, Attachment.Live), but LoginResult from Login, AuthResult
+// from Authenticate, and Publish from Inject.Done.
 //
 // # What it promises
 //
@@ -29,8 +30,12 @@
 //
 // # Choices where the standard leaves one
 //
-//   - Shared subscriptions are refused with 0x9E and announced as not available; enhanced authentication is refused with
-//     0x8C; no topic aliases are used towards clients.
+//   - A message for a shared subscription goes to one member, in turn: to one that is connected and has room if there is
+//     any, else to one that is connected, else it waits in the queue of a session in the log; with QoS 0, or without such
+//     a session, it is lost to that subscription. Once it has been given to a session it stays there, whatever becomes of
+//     the connection, and goes with the session when that ends (4.8.2 asks for no more with QoS 2, and leaves it to us
+//     with QoS 1). Clients before 5.0 may use $share/ too.
+//   - A client that allows topic aliases gets at most 32, for topics that come again.
 //   - Topics that begin with $ are the server's. A client that publishes to one gets 0x90, and before 5.0, like for a
 //     topic it is not authorised for, an acknowledgement (3.1.1 [MQTT-3.3.5-2]); the message goes nowhere and is counted.
 //   - Overlapping subscriptions of a client are one delivery, with the highest QoS and all identifiers, of which 256 at
@@ -41,5 +46,5 @@
 //   - After a restart every message in a queue may have been sent before, and goes out with DUP.
 //   - A retained message with QoS 0 reaches the log within ten seconds; those of $SYS never do.
 //   - A bridge of 3.x (protocol level + 128) gets messages with their retain flag, and not its own.
-//   - CONNACK and SUBACK are sent even if the client's maximum packet size is smaller: only messages are measured.
+//   - A client whose maximum packet size leaves no room for CONNACK is refused, one without room for a SUBACK disconnected.
 package core

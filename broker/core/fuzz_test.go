@@ -47,7 +47,8 @@ const (
 // hellos are the connects that most conversations need to get anywhere.
 var hellos = []string{
 	"connect a v4", "connect a v5 expiry=100 receive=3", "connect b v3 clean", "connect b v5 clean will=gone =bye",
-	"connect c v5 expiry=10 size=40", "connect c v4 bridge", "connect a v5 clean", "connect b v4",
+	"connect c v5 expiry=10 size=40 aliases=3", "connect c v4 bridge", "connect a v5 clean", "connect b v4",
+	"connect a v5 clean auth=test data=more", "connect b v5 expiry=9 auth=test data=ok", "connect c v5 expiry=50 aliases=2 receive=2",
 }
 
 type chaos struct {

@@ -46,6 +46,13 @@ type Config struct {
 	RetainedMessages int
 	RetainedBytes    int64
 
+	// ServerReference is where 5.0 clients are sent when the core drains: one or several host or host:port, with
+	// spaces between them. Empty: nowhere.
+	ServerReference string
+	// ResponseInformation is the topic below which 5.0 clients that ask are told to have replies sent, with %c for the
+	// client identifier and %u for the username. Empty: they are told nothing.
+	ResponseInformation string
+
 	// Authorizer decides who may publish and subscribe; nil allows everything. See [Core.SetAuthorizer].
 	Authorizer Authorizer
 }

@@ -18,6 +18,27 @@ type accept struct{ core *core.Core }
 func (a *accept) Login(conn *core.Conn, _ string, _ bool, _ []byte) {
 	a.core.LoginResult(conn, true, 0)
 }
+func (a *accept) Authenticate(conn *core.Conn, step core.AuthStep) {
+	a.core.AuthResult(conn, answerAuth(step))
+}
+
+// answerAuth is an authentication method: ok lets in as "someone", other as somebody else, more and nothing ask on, and
+// everything else is refused.
+func answerAuth(step core.AuthStep) core.AuthAnswer {
+	switch data := string(step.Data); {
+	case step.Method != "test":
+		return core.AuthAnswer{Reason: packet.ReasonBadAuthenticationMethod}
+	case data == "more":
+		return core.AuthAnswer{More: true, Data: []byte("go-on")}
+	case step.Data == nil:
+		return core.AuthAnswer{More: true}
+	case data == "ok":
+		return core.AuthAnswer{Username: "someone", Data: []byte("done")}
+	case data == "other":
+		return core.AuthAnswer{Username: "other"}
+	}
+	return core.AuthAnswer{Reason: packet.ReasonNotAuthorized}
+}
 func (a *accept) Connected(*core.Conn)                           {}
 func (a *accept) Disconnected(*core.Conn, packet.Reason, string) {}
 func (a *accept) Refused(*core.Conn, packet.Reason, string)      {}
@@ -347,5 +368,16 @@ func TestIdleConnectionsAreSmall(t *testing.T) {
 	}
 	if st := b.core.Stats(); st.Connections != connections {
 		t.Errorf("%d connections", st.Connections)
+	}
+}
+
+// The retained messages of $SYS are ours and do not take the room of the site's own.
+func TestRetainedLimitLeavesOutSYS(t *testing.T) {
+	b := newBench(core.Config{RetainedMessages: 2})
+	for _, topic := range []string{"$SYS/broker/version", "a", "b", "c", "$SYS/broker/uptime"} {
+		b.core.Publish(&core.Inject{Publish: packet.Publish{Topic: []byte(topic), Payload: []byte("x"), Retain: true}})
+	}
+	if got := b.core.Stats(); got.Retained != 4 || got.DroppedRetained != 1 {
+		t.Errorf("%d are retained and %d dropped, want a, b and two of $SYS, without c", got.Retained, got.DroppedRetained)
 	}
 }

@@ -95,16 +95,6 @@ func (conn *Conn) writePacket(b []byte) {
 	conn.write(b)
 }
 
-// writeAck encodes an acknowledgement in place.
-func (conn *Conn) writeAck(a *packet.Ack) {
-	const longest = 16 // without reason string and user properties
-	i := conn.reserve(longest)
-	conn.core.stats.PacketsSent++
-	before := len(conn.out.chunks[i])
-	conn.out.chunks[i] = a.Append(conn.out.chunks[i], conn.version)
-	conn.added(len(conn.out.chunks[i]) - before)
-}
-
 // writeForm copies a whole PUBLISH and patches its first byte and, if idOffset is not 0, its identifier. It is the
 // end of the hot path.
 func (conn *Conn) writeForm(whole []byte, first byte, idOffset int, id uint16) {

@@ -16,6 +16,8 @@ type publication struct {
 	from   string          // client identifier of the publisher, for no local
 	origin string          // attachment that does not get it
 	route  *route          // if known
+	hash   uint32          // of the topic, for aliases; 0: not known yet
+	chosen []*target       // the members of shared subscriptions that get it
 
 	inbound []byte   // key of the row of its QoS 2 packet identifier, if that is to be durable
 	changes []Change // of a publisher inside the process, in the same record
@@ -225,6 +227,9 @@ func (c *Core) publish(pub *publication) (seq uint64, err error) {
 	if pub.route == nil {
 		pub.route = c.router.find(p.Topic)
 	}
+	if len(pub.route.shared) > 0 {
+		c.choose(pub)
+	}
 	p.Dup = false // [MQTT-3.3.1-3]
 	c.encodedOf = nil
 	// Most messages are QoS 0 and for live clients only: they make no record.
@@ -273,19 +278,14 @@ func (c *Core) addDeliveries(r *Record, pub *publication) {
 	p := pub.p
 	if p.QoS > 0 {
 		for i := range pub.route.queued {
-			t := pub.route.queued[i].of(pub)
-			qos := min(p.QoS, t.qos) // [MQTT-3.8.4-8]
-			if t.nothing || qos == 0 {
-				continue
+			if t := pub.route.queued[i].of(pub); !t.nothing {
+				r.add(t, p)
 			}
-			d := Delivery{Consumer: t.session.queue.ID(), Options: qos, Hold: qos == 2}
-			if p.Retain && t.retainAsPublished {
-				d.Options |= OptionRetain // [MQTT-3.3.1-13]
+		}
+		for _, t := range pub.chosen {
+			if t.session.queue != nil {
+				r.add(t, p)
 			}
-			if len(t.ids) > 0 {
-				d.Extra = appendIDs(nil, t.ids)
-			}
-			r.Deliveries = append(r.Deliveries, d)
 		}
 	}
 	for i := range pub.route.attached {
@@ -300,6 +300,22 @@ func (c *Core) addDeliveries(r *Record, pub *publication) {
 		}
 		r.Deliveries = append(r.Deliveries, d)
 	}
+}
+
+// add lists a session with a queue.
+func (r *Record) add(t *target, p *packet.Publish) {
+	qos := min(p.QoS, t.qos) // [MQTT-3.8.4-8] [MQTT-4.8.2-3]
+	if qos == 0 {
+		return
+	}
+	d := Delivery{Consumer: t.session.queue.ID(), Options: qos, Hold: qos == 2}
+	if p.Retain && t.retainAsPublished {
+		d.Options |= OptionRetain // [MQTT-3.3.1-13]
+	}
+	if len(t.ids) > 0 {
+		d.Extra = appendIDs(nil, t.ids)
+	}
+	r.Deliveries = append(r.Deliveries, d)
 }
 
 // addRetained decides whether the message is to be retained [MQTT-3.3.1-5] [MQTT-3.3.1-8], and makes its row part of

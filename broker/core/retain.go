@@ -33,10 +33,11 @@ func expiresAt(p *packet.Publish, time int64) int64 {
 // stop anywhere and go on behind the topic where it stopped. The order is kept in blocks of bounded length: an
 // insertion moves little.
 type retainedStore struct {
-	byTopic map[string]*retained
-	blocks  [][]*retained // none is empty
-	bytes   int64
-	unsaved map[string]bool // topics whose row is out of date: the message is newer, or gone
+	byTopic  map[string]*retained
+	blocks   [][]*retained // none is empty
+	volatile int           // how many of them are never written to the log
+	bytes    int64
+	unsaved  map[string]bool // topics whose row is out of date: the message is newer, or gone
 }
 
 const blockLength = 512
@@ -61,6 +62,9 @@ func (st *retainedStore) put(r *retained) {
 	st.bytes += r.size()
 	old := st.byTopic[r.topic]
 	st.byTopic[r.topic] = r
+	if old == nil && volatile([]byte(r.topic)) {
+		st.volatile++
+	}
 	if len(st.blocks) == 0 {
 		st.blocks = [][]*retained{{r}}
 		return
@@ -96,6 +100,9 @@ func (st *retainedStore) remove(topic string) {
 	}
 	delete(st.byTopic, topic)
 	st.bytes -= old.size()
+	if volatile([]byte(topic)) {
+		st.volatile--
+	}
 	b := st.block(topic)
 	block := st.blocks[b]
 	i := place(block, topic)
@@ -125,7 +132,10 @@ func (st *retainedStore) after(from string, behind bool) *retained {
 
 // mayRetain reports whether there is room for a message of that size on the topic.
 func (c *Core) mayRetain(topic []byte, size int) bool {
-	bytes, count := c.retained.bytes+int64(size), len(c.retained.byTopic)
+	if volatile(topic) {
+		return true // ours, and few
+	}
+	bytes, count := c.retained.bytes+int64(size), len(c.retained.byTopic)-c.retained.volatile
 	if old := c.retained.byTopic[string(topic)]; old != nil {
 		bytes -= old.size()
 	} else {

@@ -7,7 +7,8 @@ import "bytes"
 type router struct {
 	root       node
 	generation uint64
-	count      int // subscriptions of sessions
+	count      int               // subscriptions of sessions
+	shares     map[string]*share // by filter, $share and all
 
 	cache        map[string]*route
 	cacheBytes   int // of topics
@@ -30,6 +31,7 @@ type node struct {
 	plus     *node
 	here     []*subscription // filters that end with this level
 	below    []*subscription // filters that go on with #
+	shares   []*share        // shared subscriptions of either kind
 }
 
 // subscription is one filter of a session or an attachment.
@@ -48,33 +50,20 @@ type subscription struct {
 	node  *node
 	hash  bool // in node.below, not in node.here
 	place int
+	share *share  // instead of node and hash, which are those of the share
+	alone *target // what a member of a share gets when it is chosen
 }
 
 // add puts a new subscription of s (or of sub.attachment, s being nil) into the tree.
 func (r *router) add(s *session, sub *subscription) {
-	n := &r.root
-	rest := sub.filter
-	for {
-		level, more := rest, false
-		for i := 0; i < len(rest); i++ {
-			if rest[i] == '/' {
-				level, rest, more = rest[:i], rest[i+1:], true
-				break
-			}
-		}
-		if level == "#" {
-			sub.hash = true
-			break
-		}
-		n = n.child(level)
-		if !more {
-			break
-		}
+	if _, pattern, shared := splitShared(sub.filter); shared && s != nil {
+		r.join(s, sub, pattern)
+	} else {
+		sub.node, sub.hash = r.reach(sub.filter)
+		list := sub.node.list(sub)
+		sub.place = len(*list)
+		*list = append(*list, sub)
 	}
-	sub.node = n
-	list := n.list(sub)
-	sub.place = len(*list)
-	*list = append(*list, sub)
 	r.generation++
 	if s != nil {
 		sub.session = s
@@ -86,16 +75,40 @@ func (r *router) add(s *session, sub *subscription) {
 	}
 }
 
+// reach returns the place of a filter in the tree, which is made if need be. hash: the filter goes on with #.
+func (r *router) reach(filter string) (n *node, hash bool) {
+	n = &r.root
+	rest := filter
+	for {
+		level, more := rest, false
+		for i := 0; i < len(rest); i++ {
+			if rest[i] == '/' {
+				level, rest, more = rest[:i], rest[i+1:], true
+				break
+			}
+		}
+		if level == "#" {
+			return n, true
+		}
+		n = n.child(level)
+		if !more {
+			return n, false
+		}
+	}
+}
+
 // remove takes a subscription out of the tree, and of its session.
 func (r *router) remove(sub *subscription) {
-	list := sub.node.list(sub)
-	last := len(*list) - 1
-	(*list)[sub.place] = (*list)[last]
-	(*list)[sub.place].place = sub.place
-	(*list)[last] = nil
-	*list = (*list)[:last]
-	for n := sub.node; n.parent != nil && n.empty(); n = n.parent {
-		n.parent.drop(n)
+	if sub.share != nil {
+		r.part(sub)
+	} else {
+		list := sub.node.list(sub)
+		last := len(*list) - 1
+		(*list)[sub.place] = (*list)[last]
+		(*list)[sub.place].place = sub.place
+		(*list)[last] = nil
+		*list = (*list)[:last]
+		sub.node.prune()
 	}
 	r.generation++
 	if sub.session != nil {
@@ -123,6 +136,13 @@ func (n *node) child(level string) *node {
 	return child
 }
 
+// prune takes n, and what is above it, out of the tree if nothing is left of it.
+func (n *node) prune() {
+	for ; n.parent != nil && n.empty(); n = n.parent {
+		n.parent.drop(n)
+	}
+}
+
 func (n *node) drop(child *node) {
 	if child == n.plus {
 		n.plus = nil
@@ -132,7 +152,7 @@ func (n *node) drop(child *node) {
 }
 
 func (n *node) empty() bool {
-	return len(n.children) == 0 && n.plus == nil && len(n.here) == 0 && len(n.below) == 0
+	return len(n.children) == 0 && n.plus == nil && len(n.here) == 0 && len(n.below) == 0 && len(n.shares) == 0
 }
 
 func (n *node) list(sub *subscription) *[]*subscription {
@@ -148,6 +168,7 @@ type route struct {
 	memory     []target // sessions in memory
 	queued     []target // sessions with a queue
 	attached   []attachedTarget
+	shared     []*share // one member of each
 }
 
 // target is what one session gets of a topic. Its overlapping subscriptions are one delivery, with the highest QoS and
@@ -172,7 +193,7 @@ type attachedTarget struct {
 }
 
 // empty reports that nobody gets the topic.
-func (r *route) empty() bool { return len(r.memory)+len(r.queued)+len(r.attached) == 0 }
+func (r *route) empty() bool { return r.size() == 0 }
 
 // find returns the route of a topic.
 func (r *router) find(topic []byte) *route {
@@ -185,6 +206,7 @@ func (r *router) find(topic []byte) *route {
 	}
 	r.cacheTargets -= found.size()
 	found.memory, found.queued, found.attached = found.memory[:0], found.queued[:0], found.attached[:0]
+	found.shared = found.shared[:0]
 	found.generation = r.generation
 	// A wildcard does not match a first level with $ [MQTT-4.7.2-1].
 	r.walk(&r.root, topic, found, len(topic) > 0 && topic[0] == '$')
@@ -193,7 +215,7 @@ func (r *router) find(topic []byte) *route {
 	return found
 }
 
-func (r *route) size() int { return len(r.memory) + len(r.queued) + len(r.attached) }
+func (r *route) size() int { return len(r.memory) + len(r.queued) + len(r.attached) + len(r.shared) }
 
 // remember makes a place in the cache.
 func (r *router) remember(topic []byte) *route {
@@ -228,8 +250,10 @@ func (r *router) walk(n *node, rest []byte, found *route, system bool) {
 		for _, sub := range n.below { // # stands for the level above it too (4.7.1.2)
 			r.collect(found, sub)
 		}
+		found.share(n, true)
 	}
 	if rest == nil {
+		found.share(n, false)
 		for _, sub := range n.here {
 			r.collect(found, sub)
 		}

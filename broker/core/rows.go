@@ -121,6 +121,9 @@ func (c *Core) restoreSubscription(key string, b []byte) error {
 	if !ok || len(b) != 6 || b[0] != rowVersion || packet.CheckTopicFilter([]byte(filter)) != nil || b[1]&3 == 3 {
 		return errRow
 	}
+	if _, _, _, err := packet.SplitShared([]byte(filter)); err != nil {
+		return errRow
+	}
 	s := c.restored(clientID)
 	s.subscriptions = append(s.subscriptions, &subscription{
 		filter: filter, qos: b[1] & 3, id: binary.BigEndian.Uint32(b[2:]),

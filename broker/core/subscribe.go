@@ -21,9 +21,6 @@ func (conn *Conn) onSubscribe(f packet.Frame) error {
 	fresh := 0
 	for i := range p.Subscriptions {
 		want := &p.Subscriptions[i]
-		if want.NoLocal && bytes.HasPrefix(want.Filter, []byte("$share/")) {
-			return &packet.Error{Reason: packet.ReasonProtocolError, Statement: "MQTT-3.8.3-4", Detail: "no local on a shared subscription"}
-		}
 		if s.subscriptions[string(want.Filter)] == nil {
 			fresh++
 		}
@@ -57,7 +54,9 @@ func (conn *Conn) onSubscribe(f packet.Frame) error {
 	// What the first slice of retained messages puts into the queue is durable before SUBACK too.
 	seq = max(seq, s.fetchRetained(c))
 	suback := packet.Suback{PacketID: p.PacketID, Reasons: reasons} // [MQTT-3.8.4-2]
-	conn.answer(ack{seq: seq, kind: packet.SUBACK, body: suback.Append(nil, conn.version)})
+	plain := suback.Append(nil, conn.version)
+	suback.ReasonString = conn.why(reasons)
+	conn.answerFitting(ack{seq: seq, kind: packet.SUBACK, body: suback.Append(nil, conn.version)}, plain)
 	c.wantPull(s)
 	return nil
 }
@@ -65,9 +64,12 @@ func (conn *Conn) onSubscribe(f packet.Frame) error {
 // checkSubscription decides about one filter; fresh is the number of new ones in this packet so far.
 func (conn *Conn) checkSubscription(want *packet.Subscription, fresh int) packet.Reason {
 	c := conn.core
+	// A malformed one of 5.0 has ended the connection (4.13.1); older clients know nothing of shared subscriptions, but
+	// may use them.
+	_, _, _, err := packet.SplitShared(want.Filter)
 	switch a := c.cfg.Authorizer; {
-	case bytes.HasPrefix(want.Filter, []byte("$share/")):
-		return packet.ReasonSharedSubscriptionsNotSupported
+	case err != nil:
+		return packet.ReasonTopicFilterInvalid
 	case len(want.Filter) > c.cfg.TopicSize || 1+bytes.Count(want.Filter, []byte{'/'}) > c.cfg.TopicLevels:
 		return packet.ReasonTopicFilterInvalid
 	case len(conn.session.subscriptions)+fresh > c.cfg.Subscriptions:
@@ -96,6 +98,7 @@ func (s *session) subscribe(c *Core, sub *subscription) {
 	}
 	c.router.add(s, sub)
 	switch {
+	case sub.share != nil: // retained messages are for those who ask for all of a topic (3.3.1.3, 4.8.2)
 	case sub.retainHandling == 2: // [MQTT-3.3.1-11]
 	case sub.retainHandling == 1 && old != nil: // [MQTT-3.3.1-10]
 	default:
@@ -138,6 +141,8 @@ func (conn *Conn) onUnsubscribe(f packet.Frame) error {
 	if conn.version != packet.V5 {
 		unsuback.Reasons = nil
 	}
-	conn.answer(ack{seq: seq, kind: packet.UNSUBACK, body: unsuback.Append(nil, conn.version)})
+	plain := unsuback.Append(nil, conn.version)
+	unsuback.ReasonString = conn.why(unsuback.Reasons)
+	conn.answerFitting(ack{seq: seq, kind: packet.UNSUBACK, body: unsuback.Append(nil, conn.version)}, plain)
 	return nil
 }

@@ -22,9 +22,11 @@ import (
 //	A> PACKET          client A sends it; the first line of a client opens its connection. The form is that of
 //	                   brokertest.Parse
 //	A< PACKET          the next packet that A gets, in the form of brokertest.Format
+//	A why TEXT         the reason string of the last packet that A got; "A why" for none
 //	A closed           A has got nothing more and is to be closed
 //	A lost             the network of A fails; A may open a new connection afterwards
 //	A stalls, A reads  A's transport takes nothing more, takes everything again
+//	                   an authentication method is "test", see answerAuth
 //	A login ok|0xNN    the answer to a login that was put off with "logins wait"
 //	tick DURATION      time passes
 //	durable            everything the log has so far is on stable storage (the notifications of queues included)
@@ -85,6 +87,7 @@ type client struct {
 	version packet.Version
 	in      []byte // sent to the core and not consumed
 	out     []byte // got from the core and not looked at
+	why     string // the reason string of the last packet
 	stalled bool
 	lost    bool
 }
@@ -165,6 +168,10 @@ func (tr *transcript) setUp(words []string, rest string) bool {
 	switch words[0] {
 	case "config":
 		field, value, _ := strings.Cut(rest, "=")
+		if f := reflect.ValueOf(&tr.cfg).Elem().FieldByName(field); f.Kind() == reflect.String {
+			f.SetString(value)
+			return true
+		}
 		n, err := strconv.ParseInt(value, 0, 64)
 		if err != nil {
 			tr.fatalf("%v", err)
@@ -206,6 +213,10 @@ func (tr *transcript) clientStep(name string, words []string) {
 			tr.fatalf("%s was sent %q", name, rest)
 		}
 		delete(tr.clients, name)
+	case "why":
+		if want := strings.Join(words[1:], " "); c.why != want {
+			tr.fatalf("got %q", c.why)
+		}
 	case "stalls":
 		c.stalled = true
 	case "reads":
@@ -377,6 +388,7 @@ func (tr *transcript) next(c *client) string {
 	if err != nil {
 		tr.fatalf("% x: %v", f.Whole, err)
 	}
+	c.why = brokertest.Why(f, v)
 	return line
 }
 
@@ -484,6 +496,9 @@ func (tr *transcript) Login(conn *core.Conn, username string, hasUsername bool, 
 		return
 	}
 	tr.core.LoginResult(conn, true, 0)
+}
+func (tr *transcript) Authenticate(conn *core.Conn, step core.AuthStep) {
+	tr.core.AuthResult(conn, answerAuth(step))
 }
 func (tr *transcript) Connected(*core.Conn)                           {}
 func (tr *transcript) Disconnected(*core.Conn, packet.Reason, string) {}

@@ -102,6 +102,16 @@ func PublishIDOffset(f Frame) int {
 	return len(f.Whole) - len(f.Body) + 2 + int(binary.BigEndian.Uint16(f.Body))
 }
 
+// PublishAliasOffset returns the index of the topic alias, which is not 0, in the size bytes that [Publish.Append] has
+// appended for 5.0.
+func PublishAliasOffset(p *Publish, size int) int {
+	behind := len(p.Payload)
+	for _, u := range p.UserProperties {
+		behind += 5 + len(u.Name) + len(u.Value)
+	}
+	return size - behind - 2 // the alias stands before the user properties
+}
+
 // sizes returns the remaining length and, for 5.0, the property length.
 func (p *Publish) sizes(v Version) (remaining, properties int) {
 	remaining = 2 + len(p.Topic) + len(p.Payload)

@@ -73,7 +73,18 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("forebay: %w", err)}
 	})
-	root.AddCommand(newRun(), newCheck(), newDemo(), newModbus(), newVersion())
+	root.AddCommand(
+		newRun(),
+		newCheck(),
+		newStatus(),
+		newReload(),
+		newBridge(),
+		newDemo(),
+		newModbus(),
+		newStore(),
+		newBench(),
+		newVersion(),
+	)
 	return root
 }
 

@@ -50,11 +50,13 @@ func usage(cmd *cobra.Command, format string, args ...any) error {
 
 // device is how to reach a device: the flags that all tools share.
 type device struct {
-	tcp, rtu, rtuOverTCP string
-	baud, stopBits       int
-	parity               string
-	unit                 int
-	timeout              time.Duration
+	tcp, rtu, rtuOverTCP     string
+	ascii, asciiOverTCP, udp string
+	tls                      modbus.TLSConfig
+	baud, stopBits           int
+	parity                   string
+	unit                     int
+	timeout                  time.Duration
 }
 
 // addTo adds the flags that name the connection.
@@ -64,6 +66,13 @@ func (d *device) addTo(cmd *cobra.Command) {
 	f.StringVar(&d.tcp, "tcp", "", "Modbus TCP: `HOST[:PORT]`, port 502 by default")
 	f.StringVar(&d.rtu, "rtu", "", "Modbus RTU on the serial port `DEVICE`")
 	f.StringVar(&d.rtuOverTCP, "rtu-over-tcp", "", "RTU frames through the serial server `HOST:PORT`")
+	f.StringVar(&d.ascii, "ascii", "", "Modbus ASCII on the serial port `DEVICE`")
+	f.StringVar(&d.asciiOverTCP, "ascii-over-tcp", "", "ASCII frames through the serial server `HOST:PORT`")
+	f.StringVar(&d.udp, "udp", "", "Modbus TCP frames as datagrams: `HOST[:PORT]`, port 502 by default")
+	f.StringVar(&d.tls.CA, "tls-ca", "", "with --tcp: Modbus Security, port 802 by default; `FILE` with the authority of the device")
+	f.StringVar(&d.tls.Certificate, "tls-certificate", "", "`FILE` with the certificate to show to the device")
+	f.StringVar(&d.tls.Key, "tls-key", "", "`FILE` with its key")
+	f.StringVar(&d.tls.ServerName, "tls-server-name", "", "the `NAME` that the device's certificate is for, if not HOST")
 	f.IntVar(&d.baud, "baud", 9600, "speed of the serial port in `BIT/S`")
 	f.StringVar(&d.parity, "parity", "even", "none, even or odd: `PARITY` of the serial port")
 	f.IntVar(&d.stopBits, "stop-bits", 1, "`NUMBER` of stop bits of the serial port")
@@ -76,7 +85,12 @@ func (d *device) addUnit(cmd *cobra.Command) {
 }
 
 // String names the device's end of the line for a person.
-func (d *device) String() string { return d.tcp + d.rtu + d.rtuOverTCP }
+func (d *device) String() string {
+	return d.tcp + d.rtu + d.rtuOverTCP + d.ascii + d.asciiOverTCP + d.udp
+}
+
+// isSerial reports whether the device is on a serial port of this machine.
+func (d *device) isSerial() bool { return d.rtu+d.ascii != "" }
 
 // client prepares a client for units of the device. Every error is one of
 // usage.
@@ -84,10 +98,8 @@ func (d *device) client(cmd *cobra.Command, units ...modbus.UnitConfig) (*modbus
 	if err := d.check(cmd); err != nil {
 		return nil, err
 	}
-	link := modbus.LinkConfig{Name: "device", TCP: d.tcp, RTUOverTCP: d.rtuOverTCP, Timeout: d.timeout, Units: units}
-	if d.rtu != "" {
-		link.RTU = &modbus.SerialConfig{Port: d.rtu, Baud: d.baud, Parity: d.parity, StopBits: d.stopBits}
-	}
+	link := d.link()
+	link.Units = units
 	whole := modbus.Config{Links: []modbus.LinkConfig{link}}
 	for i := range units {
 		units[i].Interval = 24 * time.Hour // nothing is read on a schedule: no line is too slow
@@ -109,20 +121,39 @@ func (d *device) client(cmd *cobra.Command, units ...modbus.UnitConfig) (*modbus
 	return client, nil
 }
 
+// link is what the flags say of the connection.
+func (d *device) link() modbus.LinkConfig {
+	link := modbus.LinkConfig{
+		Name: "device", Timeout: d.timeout,
+		TCP: d.tcp, RTUOverTCP: d.rtuOverTCP, ASCIIOverTCP: d.asciiOverTCP, UDP: d.udp,
+	}
+	port := modbus.SerialConfig{Port: d.rtu + d.ascii, Baud: d.baud, Parity: d.parity, StopBits: d.stopBits}
+	switch {
+	case d.rtu != "":
+		link.RTU = &port
+	case d.ascii != "":
+		link.ASCII = &port
+	}
+	if d.tls != (modbus.TLSConfig{}) {
+		link.TLS = &d.tls
+	}
+	return link
+}
+
 // check judges what only the flags can tell.
 func (d *device) check(cmd *cobra.Command) error {
 	given := 0
-	for _, s := range []string{d.tcp, d.rtu, d.rtuOverTCP} {
+	for _, s := range []string{d.tcp, d.rtu, d.rtuOverTCP, d.ascii, d.asciiOverTCP, d.udp} {
 		if s != "" {
 			given++
 		}
 	}
 	if given != 1 {
-		return usage(cmd, "which device? give one of --tcp HOST, --rtu DEVICE and --rtu-over-tcp HOST:PORT")
+		return usage(cmd, "which device? give one of --tcp HOST, --rtu DEVICE, --rtu-over-tcp HOST:PORT, --ascii DEVICE, --ascii-over-tcp HOST:PORT and --udp HOST")
 	}
 	for _, flag := range []string{"baud", "parity", "stop-bits"} {
-		if d.rtu == "" && cmd.Flags().Changed(flag) {
-			return usage(cmd, "--%s is for a serial port only: leave it out, or give --rtu DEVICE", flag)
+		if !d.isSerial() && cmd.Flags().Changed(flag) {
+			return usage(cmd, "--%s is for a serial port only: leave it out, or give --rtu or --ascii DEVICE", flag)
 		}
 	}
 	// What is zero would become the default; here it was asked for.
@@ -148,7 +179,12 @@ func argument(cmd *cobra.Command, path string) string {
 		}
 		return "REGISTER"
 	case "port":
+		if strings.Contains(path, ".ascii.") {
+			return "--ascii"
+		}
 		return "--rtu"
+	case "tls":
+		return "--tls-certificate"
 	}
 	if cmd.Flags().Lookup(key) == nil && cmd.Flags().Lookup(key+"s") != nil {
 		key += "s" // scan asks for units
@@ -240,7 +276,7 @@ func (d *device) explain(ctx context.Context, err error) error {
 		text = fmt.Sprintf("the gateway answers for unit %d with %s%s", d.unit, text, advice[refusal.Code])
 	case refused:
 		text = fmt.Sprintf("unit %d answers with %s%s", d.unit, text, advice[refusal.Code])
-	case errors.Is(err, modbus.ErrDown) && d.rtu != "":
+	case errors.Is(err, modbus.ErrDown) && d.isSerial():
 		text = fmt.Sprintf("the port cannot be opened: %s: check its name, that this user is in its group (dialout), and that no other program has it open", strings.TrimPrefix(text, modbus.ErrDown.Error()+": "))
 	case errors.Is(err, modbus.ErrDown):
 		text = fmt.Sprintf("%s cannot be reached: %s: check address, port and network", d, strings.TrimPrefix(text, modbus.ErrDown.Error()+": "))
@@ -251,7 +287,7 @@ func (d *device) explain(ctx context.Context, err error) error {
 }
 
 func (d *device) serialAdvice() string {
-	if d.tcp != "" {
+	if d.tcp+d.udp != "" {
 		return ""
 	}
 	return ", the wiring, baud rate, parity and stop bits"

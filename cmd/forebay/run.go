@@ -22,7 +22,8 @@ func newRun() *cobra.Command {
 		Use:   "run",
 		Short: "run the gateway in the foreground",
 		Long: `Run the gateway in the foreground. SIGTERM and SIGINT drain and stop it
-within 10 seconds; a second one stops it at once.`,
+within 10 seconds; a second one stops it at once. SIGHUP does what forebay
+reload does.`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error { return run(file) },
 	}
@@ -35,8 +36,9 @@ func run(file string) error {
 	if err != nil {
 		return err
 	}
-	cfg.Version = version
-	log := slog.New(newHandler(os.Stderr, cfg.Log.Slog(), underJournal(os.Stderr)))
+	cfg.Version, cfg.Level = version, new(slog.LevelVar)
+	cfg.Level.Set(cfg.Log.Slog())
+	log := slog.New(newHandler(os.Stderr, cfg.Level, underJournal(os.Stderr)))
 	log.Info("forebay starts", "version", version, "config", file, "site", cfg.Site, "storage", cfg.Storage.Path)
 	// A file that is missing now may concern one bridge only: it says so when
 	// it needs the file, and tries again.
@@ -47,14 +49,15 @@ func run(file string) error {
 	}
 	ctx, cancel := untilSignal(log)
 	defer cancel()
-	g, err := edge.Open(cfg, log)
-	if err != nil {
-		return err
-	}
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP) // from now on one ends nothing
+	defer signal.Stop(hangups)
 	var attending sync.WaitGroup
 	defer attending.Wait()
-	attending.Go(func() { attend(ctx, g, log) })
-	err = g.Run(ctx)
+	err = edge.Serve(ctx, cfg, log, func(ctx context.Context, g *edge.Gateway) {
+		attending.Go(func() { attend(ctx, g, log) })
+		attending.Go(func() { reloadAtHangup(ctx, hangups, g, log) })
+	})
 	cancel()
 	if err != nil {
 		return err
@@ -83,4 +86,24 @@ func untilSignal(log *slog.Logger) (context.Context, context.CancelFunc) {
 		os.Exit(exitFailure)
 	}()
 	return ctx, cancel
+}
+
+// reloadAtHangup reloads the configuration at each SIGHUP until ctx ends.
+func reloadAtHangup(ctx context.Context, hangups <-chan os.Signal, g *edge.Gateway, log *slog.Logger) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+		}
+		_, err := g.Reload(ctx)
+		if wrong, ok := errors.AsType[*edge.ConfigError](err); ok {
+			for _, line := range wrong.Lines() {
+				log.Error("config: " + line)
+			}
+			log.Error("reload: the configuration was not taken; the one before goes on")
+		} else if err != nil {
+			log.Error("reload failed", "err", err)
+		}
+	}
 }

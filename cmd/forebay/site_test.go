@@ -145,7 +145,7 @@ func startSlave(t *testing.T, tags []tagCase, args ...string) *slave {
 	}
 	s.say(string(line))
 	ready := s.wait("ready")
-	if args[0] == "tcp" {
+	if args[0] != "rtu" && args[0] != "ascii" {
 		if _, err := fmt.Sscanf(ready, "ready %d", &s.port); err != nil {
 			t.Fatalf("slave says %q: %v", ready, err)
 		}

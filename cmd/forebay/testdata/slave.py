@@ -1,7 +1,12 @@
 """A Modbus slave (pymodbus) for the end-to-end tests.
 
     slave.py tcp           listens on a free port of 127.0.0.1
+    slave.py rtu_over_tcp, ascii_over_tcp, udp
+                           likewise, with other frames or datagrams
+    slave.py tls CERTIFICATE KEY CA
+                           likewise, and wants a certificate of CA
     slave.py rtu DEVICE    answers on a serial port
+    slave.py ascii DEVICE  likewise, with ASCII frames
 
 The values come as JSON on standard input, a list of {unit, table, address,
 format, order, value}: `format` is a struct code, so that the encoding is
@@ -10,6 +15,7 @@ A line "get UNIT TABLE ADDRESS" on standard input prints "register VALUE", the r
 """
 import asyncio
 import json
+import ssl
 import struct
 import sys
 
@@ -18,7 +24,17 @@ from pymodbus.datastore import (
     ModbusServerContext,
     ModbusSlaveContext,
 )
-from pymodbus.server.async_io import ModbusSerialServer, ModbusTcpServer
+from pymodbus.server.async_io import (
+    ModbusSerialServer,
+    ModbusTcpServer,
+    ModbusTlsServer,
+    ModbusUdpServer,
+)
+from pymodbus.transaction import (
+    ModbusAsciiFramer,
+    ModbusRtuFramer,
+    ModbusSocketFramer,
+)
 
 FUNCTION = {"coil": 1, "discrete": 2, "holding": 3, "input": 4}
 
@@ -70,14 +86,37 @@ async def answer_questions(context):
 
 async def main():
     context = image(json.loads(sys.stdin.readline()))
-    if sys.argv[1] == "tcp":
-        server = ModbusTcpServer(context, address=("127.0.0.1", 0))
+    kind, here = sys.argv[1], ("127.0.0.1", 0)
+    framer = {
+        "ascii": ModbusAsciiFramer,
+        "ascii_over_tcp": ModbusAsciiFramer,
+        "rtu": ModbusRtuFramer,
+        "rtu_over_tcp": ModbusRtuFramer,
+    }.get(kind, ModbusSocketFramer)
+    if kind == "udp":
+        server = ModbusUdpServer(context, framer=framer, address=here)
+        serving = asyncio.create_task(server.serve_forever())
+        await server.serving
+        print("ready", server.protocol.get_extra_info("sockname")[1], flush=True)
+    elif kind not in ("rtu", "ascii"):
+        if kind == "tls":
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(sys.argv[2], sys.argv[3])
+            tls.load_verify_locations(sys.argv[4])
+            tls.verify_mode = ssl.CERT_REQUIRED
+            server = ModbusTlsServer(context, framer=framer, address=here, sslctx=tls)
+        else:
+            server = ModbusTcpServer(context, framer=framer, address=here)
         serving = asyncio.create_task(server.serve_forever())
         await server.serving
         print("ready", server.server.sockets[0].getsockname()[1], flush=True)
     else:
         server = ModbusSerialServer(
-            context, port=sys.argv[2], baudrate=115200, ignore_missing_slaves=True
+            context,
+            framer=framer,
+            port=sys.argv[2],
+            baudrate=115200,
+            ignore_missing_slaves=True,
         )
         await server.start()
         serving = asyncio.create_task(server.serve_forever())

@@ -1,0 +1,119 @@
+package bridge
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"forebay/broker/packet"
+	"forebay/storage"
+)
+
+// Change gives the bridge another configuration of the same name, on which SetDefaults has been called. Its queue and
+// all that is known of its session stay: what waits goes the new way. Call it when Run has returned, or before Run,
+// and Run again afterwards; nothing else of the bridge may be called meanwhile. When cfg is not valid the bridge stays as
+// it was; any other error is that of the broker or the store, and the filters are those of before.
+func (b *Bridge) Change(cfg Config) error {
+	if cfg.Name != b.cfg.Name {
+		panic("BUG: bridge: Change to another name")
+	}
+	// A bridge of its own shows whether all is well. It is never run; the store is not asked again.
+	next, err := New(cfg, Environment{Site: b.env.Site, Broker: b.env.Broker, Log: forgetful{b.env.Log}, Logger: b.env.Logger})
+	if err != nil {
+		return err
+	}
+	b.cfg, b.clientID, b.username, b.addresses, b.up = cfg, next.clientID, next.username, next.addresses, next.up
+	b.backoff = backoff{min: cfg.Reconnect.Min, max: cfg.Reconnect.Max, random: rand.Float64}
+	b.versions, b.reported = map[string]packet.Version{}, map[string]bool{}
+	b.first, b.suspect = 0, false
+	b.down.adopt(next.down)
+	b.canary = next.canary
+	// A question to the store may have ended with Run: it is asked again.
+	promises := b.safety.promises
+	b.safety = newSafety(b.env.Log)
+	b.down.safety = b.safety
+	for _, p := range promises {
+		b.safety.add(p)
+	}
+	// The filters and the limits are new, the account of what may be in flight goes on.
+	forward, lanes := b.forward, b.lanes.Load()
+	b.lanes.Store(nil)
+	err = b.Attach()
+	if forward != nil {
+		forward.adopt(b.forward, b)
+		b.forward = forward
+	}
+	if err != nil {
+		b.lanes.Store(lanes)
+	}
+	return err
+}
+
+// adopt takes the rules and limits of a forwarder that is to replace this one, and its lanes, if it has any, as far as
+// they are new. next and its lanes are not used again.
+func (f *forwarder) adopt(next *forwarder, b *Bridge) {
+	f.rules, f.safety, f.replay = b.up, b.safety, newReplay(b.cfg.Replay)
+	lanes := b.lanes.Load()
+	if lanes == nil {
+		return // Attach has failed
+	}
+	for i, a := range *lanes {
+		for _, old := range f.lanes {
+			if old.cursor == a.cursor { // see storage.Log.OpenConsumer
+				(*lanes)[i] = old
+			}
+		}
+	}
+	f.lanes = *lanes
+}
+
+// adopt takes the rules and the client identifier of a bridge that is to replace this one. With another client
+// identifier the upstream has another session, which nothing is known of.
+func (d *downlink) adopt(next *downlink) {
+	d.known = d.known && d.clientID == next.clientID
+	d.clientID, d.rules, d.subscribed = next.clientID, next.rules, false
+}
+
+// forgetful is a store without anything in its tables.
+type forgetful struct{ Log }
+
+func (forgetful) Each(storage.Table, func(key, value []byte) error) error { return nil }
+
+// Afresh returns a Log for a bridge of which Forget has removed what the store knew: rows that Each of a Log tells of
+// are as old as its opening.
+func Afresh(log Log) Log { return forgetful{log} }
+
+// Forget removes what the store knows about a bridge that is not in use: rows that were there when the log was opened,
+// and those that removed, which may be nil, has left since. What waits for the bridge is the consumer's
+// and not touched. It is durable when Safe reaches the Seq.
+func Forget(name string, removed *Bridge, log Log) (storage.Seq, error) {
+	r := storage.Record{Time: time.Now().UnixMilli()}
+	d := &downlink{name: name}
+	remove := func(key []byte) {
+		r.Changes = append(r.Changes, storage.Change{Table: storage.Bridges, Key: key})
+	}
+	remove(d.sessionKey())
+	prefix := append([]byte(name), 0)
+	err := log.Each(storage.Bridges, func(key, _ []byte) error {
+		if bytes.HasPrefix(key, prefix) {
+			remove(bytes.Clone(key))
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("bridge: forget %q: %w", name, err)
+	}
+	if removed != nil {
+		for id := range removed.down.inbound {
+			remove(d.inboundKey(id))
+		}
+		removed.letters.eachKey(remove)
+		removed.ledger.eachKey(remove)
+	}
+	seq, err := log.Append(&r)
+	if err != nil {
+		return 0, fmt.Errorf("bridge: forget %q: %w", name, err)
+	}
+	return seq, nil
+}
