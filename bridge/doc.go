@@ -28,7 +28,7 @@
 // identifiers in it mean nothing here, and a second one begins the session that is to last.
 //
 // The link is up when the upstream acknowledges, degraded when it is late, refuses for the moment or a canary is
-// missing, stalled when it has not acknowledged anything that was due for 20 s, or two canaries were lost: then the
+// missing, stalled when it has not acknowledged anything that was due for ack_timeout, or two canaries were lost: then the
 // link is given up for a new one, which has to prove itself. Without QoS 1 or 2 and without a canary, an upstream
 // that falls silent is left 10 s after the keep alive has passed; one that still answers PINGREQ cannot be told from one
 // that works.
