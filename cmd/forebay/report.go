@@ -68,8 +68,9 @@ func printBridges(b *bytes.Buffer, r *edge.Report, now time.Time) {
 			heading()
 		}
 		name := plain(strings.TrimPrefix(c.Name, "bridge/"))
+		bridge, _, _ := strings.Cut(name, "#") // it has several queues
 		row(name, "gone", "-", fmt.Sprint(c.Count), size(c.Bytes), oldest(c.Oldest, now), "-", "-", fmt.Sprint(sum(c.Dropped)),
-			"not in the configuration; forebay bridge forget "+name)
+			"not in the configuration; forebay bridge forget "+bridge)
 		shown = true
 	}
 	_ = table.Flush() // into memory
