@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -54,6 +55,7 @@ type Bridge struct {
 	down          *downlink
 	canary        *canary
 	meter         meter
+	stamps        stamps
 	versions      map[string]packet.Version // by address; absent: 5.0
 	sentOn        *approach                 // where a server that disconnected us said to go; nil: nowhere
 	proven        *identity                 // accepted by the upstream last; nil: none yet
@@ -101,6 +103,9 @@ func New(cfg Config, env Environment) (*Bridge, error) {
 	if err := b.ledger.restore(env.Log); err != nil {
 		return nil, err
 	}
+	if err := b.stamps.restore(env.Log, cfg.Name); err != nil {
+		return nil, err
+	}
 	return b, b.down.restore()
 }
 
@@ -128,6 +133,7 @@ func (b *Bridge) compile() error {
 	if err != nil {
 		return fmt.Errorf("canary.topic: %w", err)
 	}
+	b.stamps.id, b.stamps.time = slices.Contains(b.cfg.UserProperties, propertyID), slices.Contains(b.cfg.UserProperties, propertyTime)
 	b.canary = newCanary(topic, b.cfg.Canary, b.patience.ping)
 	if b.up, err = compileUp(b.cfg.Up, b.env.Site); err != nil {
 		return err

@@ -29,6 +29,7 @@ func (b *Bridge) Change(cfg Config) error {
 	b.first, b.suspect = 0, false
 	b.down.adopt(next.down)
 	b.canary = next.canary
+	b.stamps.id, b.stamps.time = next.stamps.id, next.stamps.time
 	// A question to the store may have ended with Run: it is asked again.
 	promises := b.safety.promises
 	b.safety = newSafety(b.env.Log)
@@ -94,6 +95,7 @@ func Forget(name string, removed *Bridge, log Log) (storage.Seq, error) {
 		r.Changes = append(r.Changes, storage.Change{Table: storage.Bridges, Key: key})
 	}
 	remove(d.sessionKey())
+	remove(stampKey(name))
 	prefix := append([]byte(name), 0)
 	err := log.Each(storage.Bridges, func(key, _ []byte) error {
 		if bytes.HasPrefix(key, prefix) {

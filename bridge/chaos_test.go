@@ -20,10 +20,11 @@ type cloud struct {
 
 	mu        sync.Mutex
 	random    *rand.Rand
-	breaks    bool            // connections break
-	delivered []string        // topics and payloads, as they reached subscribers
-	open      map[uint16]bool // QoS 2 identifiers received and not released
-	commands  []*cloudCommand // not finished, in order
+	breaks    bool              // connections break
+	delivered []string          // topics and payloads, as they reached subscribers
+	open      map[uint16]bool   // QoS 2 identifiers received and not released
+	commands  []*cloudCommand   // not finished, in order
+	aliases   map[uint16]string // of the connection
 	cuts      int
 }
 
@@ -62,6 +63,7 @@ func (c *cloud) cut() bool {
 
 // serve is one connection. A peer that breaks the rules fails the test.
 func (c *cloud) serve(p *peerConn) {
+	c.aliases = map[uint16]string{}
 	for {
 		f, err := p.next()
 		if err != nil {
@@ -96,7 +98,7 @@ func (c *cloud) take(p *peerConn, f packet.Frame) bool {
 		if hello.CleanStart {
 			clear(c.open)
 		}
-		if _, err := p.net.Write((&packet.Connack{SessionPresent: !hello.CleanStart}).Append(nil, p.v)); err != nil {
+		if _, err := p.net.Write((&packet.Connack{SessionPresent: !hello.CleanStart, Properties: packet.ConnackProperties{TopicAliasMaximum: 2}}).Append(nil, p.v)); err != nil {
 			return false
 		}
 		return hello.CleanStart || c.resend(p)
@@ -115,6 +117,14 @@ func (c *cloud) take(p *peerConn, f packet.Frame) bool {
 		if err := m.Decode(f, p.v); err != nil {
 			c.t.Errorf("PUBLISH: %v", err)
 			return false
+		}
+		switch known, ok := c.aliases[m.TopicAlias]; {
+		case m.TopicAlias > 2 || m.TopicAlias > 0 && len(m.Topic) == 0 && !ok:
+			c.t.Errorf("alias %d means nothing", m.TopicAlias)
+		case len(m.Topic) == 0:
+			m.Topic = []byte(known)
+		case m.TopicAlias > 0:
+			c.aliases[m.TopicAlias] = string(m.Topic)
 		}
 		kind := packet.PUBACK
 		if m.QoS == 2 {

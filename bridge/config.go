@@ -72,6 +72,10 @@ type Config struct {
 	Replay    ReplayConfig    `mapstructure:"replay"`
 	Canary    CanaryConfig    `mapstructure:"canary"`
 
+	// UserProperties are added to what is forwarded to an upstream of 5.0. forebay-id is the same for all transmissions
+	// of a message, and no other message of any bridge has it; QoS 0 has none. forebay-time is when the message came.
+	UserProperties []string `mapstructure:"user_properties"`
+
 	// Up lists what is forwarded, at most 1000 rules. The first that matches decides; about QoS, order and priority when
 	// the message comes, about the rest when it is sent.
 	Up []UpRule `mapstructure:"up"`
@@ -374,6 +378,11 @@ func (c *Config) validateQueue(report func(path, problem string)) {
 		report("queue.max_count", "must not be negative: leave it out for no limit")
 	}
 	c.Canary.validate(under("canary", report))
+	for i, p := range c.UserProperties {
+		if p != propertyID && p != propertyTime {
+			report(fmt.Sprintf("user_properties[%d]", i), fmt.Sprintf("%q is unknown: write %s or %s", p, propertyID, propertyTime))
+		}
+	}
 	if c.Replay.MessagesPerSecond < 0 {
 		report("replay.messages_per_second", "must not be negative: leave it out for no limit")
 	}

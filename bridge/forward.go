@@ -62,6 +62,7 @@ type forwarder struct {
 	lateUntil int64  // Unix ms; what came before counts as late; 0: nothing does
 	late      uint64 // acknowledged messages that did, since somebody asked
 	replay    replay
+	stamps    *stamps
 
 	received storage.Seq // of the last Received: PUBREL of a former link waits for it
 
@@ -75,7 +76,7 @@ type forwarder struct {
 }
 
 func newForwarder(lanes []*lane, b *Bridge) *forwarder {
-	return &forwarder{lanes: lanes, rules: b.up, safety: b.safety, accounts: &b.accounts, letters: &b.letters,
+	return &forwarder{lanes: lanes, rules: b.up, safety: b.safety, accounts: &b.accounts, letters: &b.letters, stamps: &b.stamps,
 		replay: newReplay(b.cfg.Replay), flights: map[uint16]flight{}}
 }
 
@@ -227,9 +228,14 @@ func (f *forwarder) send(l *link, a *lane, e *storage.Entry) {
 	if p.QoS > 0 {
 		p.PacketID = a.packetID(e.N)
 	}
-	if packet.PublishSize(p, l.peer.version) > l.peer.maxPacket {
+	f.stamps.on(p, a.slot(), e.N, e.Time)
+	size := packet.PublishSize(p, l.peer.version)
+	if size > l.peer.maxPacket {
 		f.bury(l, dropTooLarge, fmt.Appendf(nil, "the upstream takes %d bytes", l.peer.maxPacket), &g) // [MQTT-3.2.2-15]
 		return
+	}
+	if !p.Dup {
+		l.alias(p, size)
 	}
 	l.gathering = p.Append(l.gathering, l.peer.version)
 	switch p.QoS {
@@ -350,10 +356,13 @@ func (f *forwarder) sendLive(l *link, batch []byte) {
 			continue
 		}
 		p.Topic, p.Retain = to, r.retained(p.Retain) && l.peer.retain
-		if packet.PublishSize(p, l.peer.version) > l.peer.maxPacket {
+		f.stamps.on(p, 0, 0, l.now.UnixMilli())
+		size := packet.PublishSize(p, l.peer.version)
+		if size > l.peer.maxPacket {
 			f.accounts.drop(dropTooLarge, local)
 			continue
 		}
+		l.alias(p, size)
 		l.gathering = p.Append(l.gathering, l.peer.version)
 		f.accounts.forwarded.Add(1)
 	}

@@ -39,6 +39,9 @@ func (b *Bridge) resume(ctx context.Context, l *link) error {
 	if err := b.down.resume(ctx, l, b.settled); err != nil {
 		return err
 	}
+	if err := b.stamps.prepare(ctx, b.env.Log, b.cfg.Name); err != nil {
+		return err
+	}
 	if err := b.forward.resume(ctx, l); err != nil {
 		return err
 	}
