@@ -31,15 +31,16 @@ type Bridge struct {
 	log       *slog.Logger
 	clientID  string
 	username  string
+	resource  string // AzureSAS.Resource
 	addresses []address
 	up        topicMap
 	patience  patience
 	dial      dialer // to the first hop
 	proxy     *proxy // nil: none
-	accounts  accounts
+	accounts  *accounts
 	live      liveBuffer
-	letters   letters
-	ledger    ledger
+	letters   *letters
+	ledger    *ledger
 	box       stateBox
 	safety    *safety
 	more      chan struct{} // the cursor or the live buffer has something
@@ -50,6 +51,7 @@ type Bridge struct {
 	linked    atomic.Bool             // a link is there
 
 	// Owned by Run.
+	predecessor   *forwarder // of the bridge that this one succeeds, until Attach
 	backoff       backoff
 	forward       *forwarder
 	down          *downlink
@@ -86,12 +88,12 @@ func New(cfg Config, env Environment) (*Bridge, error) {
 		backoff:  backoff{min: cfg.Reconnect.Min, max: cfg.Reconnect.Max, random: rand.Float64},
 		versions: map[string]packet.Version{}, reported: map[string]bool{}}
 	b.patience.connect, b.patience.ack = cfg.ConnectTimeout, cfg.AckTimeout
-	b.accounts.drops, b.accounts.examples = map[string]uint64{}, map[string]string{}
+	b.accounts = &accounts{drops: map[string]uint64{}, examples: map[string]string{}}
 	b.drops.episodes = map[string]*episode{}
 	b.watch.files = cfg.files()
 	b.live.wake = func() { signal(b.more) }
-	b.letters.name, b.letters.log = cfg.Name, env.Log
-	b.ledger.name, b.ledger.log = cfg.Name, env.Log
+	b.letters = &letters{name: cfg.Name, log: env.Log}
+	b.ledger = &ledger{name: cfg.Name, log: env.Log}
 	b.safety = newSafety(env.Log)
 	b.box.state, b.box.since = Down, time.Now()
 	if err := b.compile(); err != nil {
@@ -129,6 +131,14 @@ func (b *Bridge) compile() error {
 	if b.username, err = expandSite(b.cfg.Username, b.env.Site); err != nil {
 		return fmt.Errorf("username: %w", err)
 	}
+	if b.resource, err = expandSite(b.cfg.AzureSAS.Resource, b.env.Site); err != nil {
+		return fmt.Errorf("azure_sas.resource: %w", err)
+	}
+	if b.cfg.AzureSAS.KeyFile != "" {
+		host := b.addresses[0].host
+		setDefault(&b.resource, host+"/devices/"+b.clientID)
+		setDefault(&b.username, host+"/"+b.clientID+"/?api-version="+azureVersion)
+	}
 	topic, err := expandSite(b.cfg.Canary.Topic, b.env.Site)
 	if err != nil {
 		return fmt.Errorf("canary.topic: %w", err)
@@ -142,7 +152,7 @@ func (b *Bridge) compile() error {
 		return err
 	}
 	b.down = &downlink{name: b.cfg.Name, clientID: b.clientID, broker: b.env.Broker, log: b.env.Log, rules: down,
-		accounts: &b.accounts, safety: b.safety, wake: func() { signal(b.settled) },
+		accounts: b.accounts, safety: b.safety, wake: func() { signal(b.settled) },
 		inbound: map[uint16]*inboundID{}, pending: map[uint16][]int{}}
 	return nil
 }

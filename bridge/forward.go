@@ -76,7 +76,7 @@ type forwarder struct {
 }
 
 func newForwarder(lanes []*lane, b *Bridge) *forwarder {
-	return &forwarder{lanes: lanes, rules: b.up, safety: b.safety, accounts: &b.accounts, letters: &b.letters, stamps: &b.stamps,
+	return &forwarder{lanes: lanes, rules: b.up, safety: b.safety, accounts: b.accounts, letters: b.letters, stamps: &b.stamps,
 		replay: newReplay(b.cfg.Replay), flights: map[uint16]flight{}}
 }
 

@@ -302,8 +302,8 @@ type gateway struct {
 	broker *localBroker
 	bridge *Bridge
 	lines  *lines
-	stop   func() // the bridge, and close the store
-	pause  func() // stop the bridge
+	halt   func() // ends Run
+	stop   func() // that and the store
 }
 
 func testConfig(address string) Config {
@@ -357,35 +357,24 @@ func (g *gateway) start() {
 	g.run()
 	g.stop = func() {
 		g.stop = nil
-		g.pause()
+		g.halt()
 		if err := g.log.Close(); err != nil {
 			g.t.Errorf("close the store: %v", err)
 		}
 	}
 }
 
-// run starts the bridge, until pause.
+// run runs the bridge until halt.
 func (g *gateway) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- g.bridge.Run(ctx) }()
-	g.pause = func() {
+	g.halt = func() {
 		cancel()
 		if err := <-ended; err != nil {
 			g.t.Errorf("Run: %v", err)
 		}
 	}
-}
-
-// change gives the bridge another configuration, as a reload does.
-func (g *gateway) change(cfg Config) {
-	g.t.Helper()
-	g.pause()
-	if err := g.bridge.Change(cfg); err != nil {
-		g.t.Fatal(err)
-	}
-	g.cfg = cfg
-	g.run()
 }
 
 // upstream is a broker that does what the test says, packet by packet.

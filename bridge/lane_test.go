@@ -239,19 +239,18 @@ func TestRuleExpiry(t *testing.T) {
 // A reload keeps the account of what may be in flight in the lanes that stay, and adds those that the rules need.
 func TestChangeKeepsLanesAndAddsOthers(t *testing.T) {
 	u := newUpstream(t)
-	g := newGateway(t, u.address(), withRules(UpRule{Filter: "a", Priority: "high"}, UpRule{Filter: "b"}), nil)
+	g := newGateway(t, u.address(), withRules(UpRule{Filter: "a", Priority: "high"}, UpRule{Filter: "b"}), shortGoodbye)
 	g.broker.sendAll(2, "a", "1")
 	g.broker.sendAll(1, "b", "2")
 	c := u.welcome(false, none)
 	c.want(fmt.Sprintf("PUBLISH 2 a 1 #%d", id(strict, high, 1)), "PUBLISH 1 b 2 #2")
 	c.ack(packet.PUBREC, id(strict, high, 1), 0)
 	c.want(fmt.Sprintf("PUBREL %d", id(strict, high, 1)))
-	cfg := g.cfg
-	cfg.Up = []UpRule{{Filter: "b", Order: orderLatestOnly}, {Filter: "a", Order: orderLiveFirst}}
-	cfg.Replay.MessagesPerSecond = 1000
-	cfg.SetDefaults()
 	c.net.Close()
-	g.change(cfg)
+	g.change(func(cfg *Config) {
+		cfg.Up = []UpRule{{Filter: "b", Order: orderLatestOnly}, {Filter: "a", Order: orderLiveFirst}}
+		cfg.Replay.MessagesPerSecond = 1000
+	})
 	g.broker.sendAll(1, "a", "3")
 	c = u.welcome(true, none)
 	c.wantAnyOrder(fmt.Sprintf("PUBREL %d", id(strict, high, 1)), "PUBLISH 1 dup b 2 #2", fmt.Sprintf("PUBLISH 1 a 3 #%d", id(backlog, normal, 1)))

@@ -86,6 +86,10 @@ func (b *Bridge) Attach() error {
 	b.lanes.Store(&lanes)
 	b.drops.last = b.queueStats().Dropped
 	b.forward = newForwarder(lanes, b)
+	if b.predecessor != nil {
+		b.forward.inherit(b.predecessor)
+		b.predecessor = nil
+	}
 	return nil
 }
 
