@@ -11,13 +11,15 @@
 // and as the rules ask.
 //
 // The rules' orders and priorities are made of lanes: consumers of the log, each strict within itself, each with packet
-// identifiers of its own. The broker puts a message into one lane when it comes (placeOf); live-first has two, one for what
+// identifiers of its own. One message in sixteen is taken out of turn, so that no lane starves. The broker puts a message into one lane when it comes (placeOf); live-first has two, one for what
 // comes while the link is there and one for the rest. A lane that no rule uses any more is sent as the rules of today say.
 // QoS 0 takes a bounded buffer while the upstream is connected and is dropped and counted otherwise.
 //
 // A message that the upstream can never take (too large for it, refused with a reason that will not pass) is dropped,
 // so that the others can go on, counted, and kept as a dead letter: a row of storage.Bridges with the reason and the
 // beginning of the payload, of which there are 256 at most. Refusals that pass (quota, rate, busy) make it wait.
+// One over which a server of 5.0 ends the link, with a reason that only a PUBLISH can have, is found by sending those
+// that were in flight one at a time.
 //
 // Down: a message of QoS 1 or 2 is acknowledged upstream only after the local broker has it safe. The packet
 // identifiers of inbound QoS 2 are rows of the table storage.Bridges, written in the same record as the message and
@@ -63,6 +65,12 @@
 //
 // BUG(bridge): session state is kept per bridge, not per address. Addresses that are unrelated brokers, instead of
 // nodes of one, may repeat or drop QoS 2 messages that were half way when the connection moved.
+//
+// BUG(bridge): an upstream that speaks 3.1.1 and ends the link over a message, instead of acknowledging it, is offered
+// the message again for ever: nothing tells it from an upstream that fails, or from another client with our name.
+//
+// BUG(bridge): what comes into a lane of the order live-first while the link is there but slower than the messages
+// come is sent in order: live data are ahead of the outage, not ahead of themselves.
 //
 // Statement numbers are those of MQTT 5.0 unless 3.1.1 is named.
 package bridge

@@ -39,6 +39,8 @@ type flight struct {
 	expect  packet.Type // PUBACK, PUBREC or PUBCOMP; SUBACK; PUBREL: ours waits for the disk
 	arrived int64       // Unix ms
 	message []byte      // until PUBREC, should it be refused; nil beyond maxAtHand
+	open    bool        // not in flight now, but its QoS 2 exchange may be open at the upstream
+	buried  bool        // it has been dropped, only the exchange goes on
 }
 
 // maxAtHand bounds the messages in flight that are kept for the dead letters, in bytes.
@@ -57,6 +59,9 @@ type forwarder struct {
 	flights  map[uint16]flight
 	messages int // of flights, those that count against the receive maximum
 	atHand   int // bytes of messages in flights
+
+	turn     int // messages sent, and tried to; see fairness
+	suspects int // see blame
 
 	resent    uint64 // transmissions that were repetitions
 	lateUntil int64  // Unix ms; what came before counts as late; 0: nothing does
@@ -124,6 +129,7 @@ func (f *forwarder) release(l *link, a *lane) {
 
 // depart notes that the upstream has to answer for g.
 func (f *forwarder) depart(l *link, g flight) {
+	g.open = false
 	if f.atHand+len(g.message) > maxAtHand {
 		g.message = nil
 	}
@@ -160,6 +166,10 @@ func (f *forwarder) front(a *lane, list *[]uint64) (uint64, bool) {
 	return 0, false
 }
 
+// fairness is how many messages go for one that a lane may send out of its turn: each lane has one of them in turn, so
+// that none is starved by those before it.
+const fairness = 16
+
 // pull gathers messages until the receive maximum is reached, the batch is full, or nothing is left that may go now.
 func (f *forwarder) pull(l *link) {
 	if f.refused && !f.restart(l) {
@@ -167,30 +177,58 @@ func (f *forwarder) pull(l *link) {
 	}
 	f.replay.blocked = false
 	for _, a := range f.lanes {
-		f.pullLane(l, a)
+		a.dry = false
+	}
+	for f.mayFly(l) && len(l.gathering) < fullBatch && f.sendOne(l) {
 	}
 }
 
-func (f *forwarder) pullLane(l *link, a *lane) {
-	for f.messages < l.peer.window && len(l.gathering) < fullBatch {
-		e, ok := a.peek()
-		if !ok {
-			return
-		}
-		if oldest, ok := f.oldest(a); ok && e.N >= oldest+maxWindow {
-			return // never two in flight with the same packet identifier [MQTT-2.2.1-3]
-		}
-		aged := a.aged(e, l.now)
-		if aged && !f.replay.allows(l.now) {
-			return
-		}
-		before := len(l.gathering)
-		f.send(l, a, e)
-		if aged {
-			f.replay.spend(len(l.gathering) - before)
-		}
-		a.advance()
+// mayFly reports whether one more message may be in flight.
+func (f *forwarder) mayFly(l *link) bool {
+	if f.suspects > 0 {
+		return l.due == 0 // one at a time, see blame
 	}
+	return f.messages < l.peer.window
+}
+
+// sendOne sends the next message, that of the first lane that has one. false: none may go now.
+func (f *forwarder) sendOne(l *link) bool {
+	if f.turn++; f.turn%fairness == 0 && f.sendFrom(l, f.lanes[f.turn/fairness%len(f.lanes)]) {
+		return true
+	}
+	for _, a := range f.lanes {
+		if f.sendFrom(l, a) {
+			return true
+		}
+	}
+	return false
+}
+
+// sendFrom sends the next message of a lane. false: it has none that may go now.
+func (f *forwarder) sendFrom(l *link, a *lane) bool {
+	if a.dry {
+		return false
+	}
+	a.dry = true
+	e, ok := a.peek()
+	if !ok {
+		return false
+	}
+	if oldest, ok := f.oldest(a); ok && e.N >= oldest+maxWindow {
+		return false // never two in flight with the same packet identifier [MQTT-2.2.1-3]
+	}
+	aged := a.aged(e, l.now)
+	if aged && !f.replay.allows(l.now) {
+		return false
+	}
+	a.dry = false
+	before := len(l.gathering)
+	f.send(l, a, e)
+	if aged {
+		f.replay.spend(len(l.gathering) - before)
+	}
+	a.advance()
+	return true
 }
 
 // restart ends the pause after a refusal, once everything in flight has been answered and the time has come.
@@ -209,7 +247,7 @@ func (f *forwarder) restart(l *link) bool {
 // send gathers one message or drops it.
 func (f *forwarder) send(l *link, a *lane, e *storage.Entry) {
 	p := &f.publish
-	g := flight{lane: a, n: e.N, arrived: e.Time, message: e.Message}
+	g := flight{lane: a, n: e.N, arrived: e.Time, message: e.Message, open: a.bound(e)}
 	frame, _, err := packet.Next(e.Message, packet.V5, 0)
 	if err == nil {
 		err = p.Decode(frame, packet.V5)
@@ -258,6 +296,7 @@ func (f *forwarder) send(l *link, a *lane, e *storage.Entry) {
 
 // delivered counts a message that the upstream has.
 func (f *forwarder) delivered(g *flight) {
+	f.cleared()
 	f.accounts.forwarded.Add(1)
 	if g.arrived < f.lateUntil {
 		f.late++
@@ -315,22 +354,6 @@ func (f *forwarder) inTime(l *link, a *lane, e *storage.Entry, r *rule) bool {
 	a.cursor.Drop(dropExpired, e.N) // [MQTT-3.3.2-5]
 	f.accounts.example(dropExpired, p.Topic)
 	return false
-}
-
-// bury drops a message that the upstream can never take and keeps a dead letter of it. words may be nil.
-func (f *forwarder) bury(l *link, cause string, words []byte, g *flight) {
-	d := DeadLetter{Time: l.now, Arrived: time.UnixMilli(g.arrived), Cause: cause, Detail: printable(words)}
-	var p packet.Publish
-	if frame, n, err := packet.Next(g.message, packet.V5, 0); err == nil && n > 0 && p.Decode(frame, packet.V5) == nil {
-		d.Topic, d.QoS, d.Size, d.Payload = string(p.Topic), p.QoS, len(p.Payload), p.Payload
-	}
-	f.letters.keep(d, g.lane.slot(), g.n)
-	g.lane.cursor.Drop(cause, g.n)
-	example := d.Topic
-	if d.Detail != "" {
-		example += ": " + d.Detail
-	}
-	f.accounts.example(cause, []byte(example))
 }
 
 // sendLive gathers the QoS 0 messages in batch.
@@ -391,18 +414,25 @@ func (f *forwarder) onAck(l *link, a *packet.Ack) error {
 	}
 	f.pause = 0
 	if a.Type == packet.PUBREC {
-		seq := g.lane.cursor.Received(g.n)
-		f.received = max(f.received, seq)
 		f.atHand -= len(g.message)
-		f.flights[a.PacketID] = flight{lane: g.lane, n: g.n, arrived: g.arrived, expect: packet.PUBREL}
-		f.safety.add(promise{seq: seq, kind: release, id: a.PacketID, n: g.n})
+		f.awaitRelease(&g)
 		return nil
 	}
 	// PUBCOMP with "Packet Identifier not found" ends the exchange as well.
-	f.delivered(&g)
+	if !g.buried {
+		f.delivered(&g)
+	}
 	g.lane.cursor.Ack(g.n)
 	f.arrive(a.PacketID)
 	return nil
+}
+
+// awaitRelease notes durably that the upstream has g; PUBREL follows when that is so (D2).
+func (f *forwarder) awaitRelease(g *flight) {
+	seq, id := g.lane.cursor.Received(g.n), g.lane.packetID(g.n)
+	f.received = max(f.received, seq)
+	f.flights[id] = flight{lane: g.lane, n: g.n, arrived: g.arrived, expect: packet.PUBREL, buried: g.buried}
+	f.safety.add(promise{seq: seq, kind: release, id: id, n: g.n})
 }
 
 // onStray takes an acknowledgement of nothing. A PUBREC must be led to its end, or the upstream keeps the packet
@@ -419,6 +449,7 @@ func (f *forwarder) onRefusal(l *link, g flight, a *packet.Ack) {
 	f.arrive(a.PacketID)
 	if !passing(a.Reason) {
 		f.bury(l, causeOf(a.Reason), a.ReasonString, &g)
+		f.cleared()
 		return
 	}
 	if !f.refused {
@@ -450,7 +481,7 @@ func (f *forwarder) keep(l *link, p promise) {
 	if !ok || g.n != p.n || g.expect != packet.PUBREL {
 		return
 	}
-	f.flights[p.id] = flight{lane: g.lane, n: g.n, arrived: g.arrived, expect: packet.PUBCOMP}
+	f.flights[p.id] = flight{lane: g.lane, n: g.n, arrived: g.arrived, expect: packet.PUBCOMP, buried: g.buried}
 	l.expect()
 	l.ack(packet.PUBREL, p.id, packet.ReasonSuccess)
 }

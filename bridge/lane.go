@@ -61,6 +61,7 @@ type lane struct {
 	sentHigh uint64   // numbers up to this one may have been sent in the present session of the upstream
 	dupHigh  uint64   // of those, the highest that can be unacknowledged: sent with DUP
 	first    bool     // nothing has been read since the last rewind
+	dry      bool     // it has nothing that may go in this round
 
 	held    storage.Entry // next to be sent, when holding
 	holding bool

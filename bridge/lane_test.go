@@ -262,3 +262,27 @@ func TestChangeKeepsLanesAndAddsOthers(t *testing.T) {
 		t.Errorf("%d lanes, want 5", n)
 	}
 }
+
+// What has a low priority, and the backlog, are not starved by what goes first.
+func TestNoLaneIsStarved(t *testing.T) {
+	u := newUpstream(t)
+	g := newGateway(t, u.address(), withRules(UpRule{Filter: "alarm", Priority: "high"}, UpRule{Filter: "log", Priority: "low"}, UpRule{Filter: "#"}), nil)
+	for i := range 300 {
+		g.broker.sendAll(1, "alarm", fmt.Sprint(i))
+	}
+	g.broker.sendAll(1, "log", "x", "x")
+	g.broker.sendAll(1, "value", "x", "x")
+	c := u.welcome(false, packet.ConnackProperties{ReceiveMaximum: 1})
+	count := map[string]int{}
+	for range 110 {
+		var p packet.Publish
+		if err := p.Decode(c.wantType(packet.PUBLISH), c.v); err != nil {
+			t.Fatal(err)
+		}
+		count[string(p.Topic)]++
+		c.ack(packet.PUBACK, p.PacketID, 0)
+	}
+	if count["log"] != 2 || count["value"] != 2 || count["alarm"] != 106 {
+		t.Errorf("of the first 110 messages %v", count)
+	}
+}

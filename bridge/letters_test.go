@@ -107,3 +107,59 @@ func TestDeadLettersAreBounded(t *testing.T) {
 		t.Errorf("%d rows with %d bytes of payload in the store, %d at hand", rows, size, l.count())
 	}
 }
+
+// An upstream that ends the link over a message, instead of refusing it, would do so for ever: nothing behind the
+// message would ever go.
+func TestMessageThatEndsEveryLinkIsFound(t *testing.T) {
+	u := newUpstream(t)
+	g := newGateway(t, u.address(), nil, nil)
+	g.broker.sendAll(1, "t", "a")
+	g.broker.sendAll(2, "t", "the one")
+	g.broker.sendAll(1, "t", "b", "c")
+	bye := func(c *peerConn) {
+		t.Helper()
+		c.send((&packet.Disconnect{Reason: packet.ReasonPacketTooLarge}).Append(nil, c.v))
+		c.wantEnd()
+	}
+	c := u.welcome(false, none)
+	c.want("PUBLISH 1 up/t a #2", "PUBLISH 2 up/t the one #3", "PUBLISH 1 up/t b #4", "PUBLISH 1 up/t c #5")
+	bye(c)
+	c = u.welcome(true, none)
+	c.want("PUBLISH 1 dup up/t a #2")
+	c.wantNothing() // one at a time, and nothing else that could be to blame
+	c.ack(packet.PUBACK, 2, 0)
+	c.want("PUBLISH 2 dup up/t the one #3")
+	bye(c)
+	g.awaitStatus("a dead letter", func(s Status) bool { return s.Dropped["packet-too-large"] == 1 && s.DeadLetters == 1 })
+	c = u.welcome(true, none)
+	c.want("PUBREL 3") // the exchange may be open at the upstream
+	g.broker.live(&packet.Publish{Topic: []byte("t"), Payload: []byte("waits")})
+	c.ack(packet.PUBCOMP, 3, packet.ReasonPacketIdentifierNotFound)
+	c.want("PUBLISH 1 dup up/t b #4")
+	c.ack(packet.PUBACK, 4, 0)
+	c.wantAnyOrder("PUBLISH 1 dup up/t c #5", "PUBLISH 0 up/t waits")
+	c.ack(packet.PUBACK, 5, 0)
+	g.awaitEmpty()
+	if d := g.bridge.DeadLetters()[0]; string(d.Payload) != "the one" {
+		t.Errorf("the wrong one was buried: %+v", d)
+	}
+}
+
+// A QoS 2 message that cannot be sent again, because the limits of the upstream have changed meanwhile, leaves no
+// exchange behind in which a later message with its packet identifier would be lost.
+func TestDroppedQoS2LeavesNoOpenExchange(t *testing.T) {
+	u := newUpstream(t)
+	g := newGateway(t, u.address(), nil, nil)
+	g.broker.sendAll(2, "t", "a message that is long")
+	c := u.welcome(false, none)
+	c.want("PUBLISH 2 up/t a message that is long #2")
+	c.net.Close()
+	c = u.welcome(true, packet.ConnackProperties{MaximumPacketSize: 20})
+	c.want("PUBREL 2")
+	c.ack(packet.PUBCOMP, 2, 0)
+	g.awaitStatus("a dead letter", func(s Status) bool {
+		return s.Dropped["too-large"] == 1 && s.DeadLetters == 1 && s.Backlog.Count == 0 && s.Forwarded == 0
+	})
+	g.broker.sendAll(2, "t", "b")
+	c.want("PUBLISH 2 up/t b #3")
+}

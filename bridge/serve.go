@@ -18,6 +18,7 @@ func (b *Bridge) serve(ctx context.Context, c *conn) error {
 		b.setLinked(true)
 		err = b.rounds(ctx, l)
 		b.setLinked(false)
+		b.forward.blame(l, err)
 		b.forward.end()
 	}
 	var broken *brokenError
@@ -128,8 +129,10 @@ func (b *Bridge) check(ctx context.Context, l *link) error {
 	if l.due > 0 && l.now.Sub(l.progress) >= b.patience.ack {
 		return errStalled
 	}
-	if err := b.canary.beat(l); err != nil {
-		return err
+	if b.forward.suspects == 0 {
+		if err := b.canary.beat(l); err != nil {
+			return err
+		}
 	}
 	b.judge(l)
 	b.reportRefusal(l)
@@ -144,9 +147,11 @@ func (b *Bridge) gather(l *link) {
 	if len(l.gathering) >= fullBatch {
 		return
 	}
-	batch := b.live.take(b.spare)
-	b.forward.sendLive(l, batch)
-	b.spare = batch[:0]
+	if b.forward.suspects == 0 { // else a message in flight could be blamed for one of these
+		batch := b.live.take(b.spare)
+		b.forward.sendLive(l, batch)
+		b.spare = batch[:0]
+	}
 	b.forward.pull(l)
 }
 
@@ -201,7 +206,7 @@ func (b *Bridge) nextDue(l *link, leaveAt time.Time) time.Time {
 			next = earlier(next, half)
 		}
 	}
-	if due := b.canary.due(); !due.IsZero() {
+	if due := b.canary.due(); !due.IsZero() && b.forward.suspects == 0 {
 		next = earlier(next, due)
 	}
 	if b.forward.refused && b.forward.messages == 0 {
