@@ -7,6 +7,38 @@ import (
 	"forebay/broker/packet"
 )
 
+const (
+	// maxAtHand bounds the messages in flight that are kept for the dead letters, in bytes.
+	maxAtHand = 4 << 20
+	// maxCopied is the longest message that is copied. A short one would hold on to a piece of the log, which may be a
+	// thousand times its size.
+	maxCopied = 16 << 10
+)
+
+// retain returns the message, or a copy, for as long as it is in flight; nil if too much is kept already.
+func (f *forwarder) retain(message []byte) []byte {
+	if f.atHand+len(message) > maxAtHand {
+		return nil
+	}
+	if len(message) <= maxCopied {
+		var buf []byte
+		if k := len(f.buffers) - 1; k >= 0 {
+			buf, f.buffers = f.buffers[k][:0], f.buffers[:k]
+		}
+		message = append(buf, message...)
+	}
+	f.atHand += cap(message)
+	return message
+}
+
+// letGo takes back what retain returned. It is valid until the next retain.
+func (f *forwarder) letGo(message []byte) {
+	f.atHand -= cap(message)
+	if n := len(message); n > 0 && n <= maxCopied && f.atHand+cap(message) <= maxAtHand {
+		f.buffers = append(f.buffers, message)
+	}
+}
+
 // bury drops a message that the upstream can never take and keeps a dead letter of it. words may be nil.
 func (f *forwarder) bury(l *link, cause string, words []byte, g *flight) {
 	d := DeadLetter{Time: l.now, Arrived: time.UnixMilli(g.arrived), Cause: cause, Detail: printable(words)}

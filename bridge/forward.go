@@ -43,9 +43,6 @@ type flight struct {
 	buried  bool        // it has been dropped, only the exchange goes on
 }
 
-// maxAtHand bounds the messages in flight that are kept for the dead letters, in bytes.
-const maxAtHand = 4 << 20
-
 // forwarder sends from the lanes to the upstream and keeps the account of what is in flight. It lives as long as Run
 // does, so that the account spans connections. Owned by Run.
 type forwarder struct {
@@ -57,8 +54,9 @@ type forwarder struct {
 	letters  *letters
 
 	flights  map[uint16]flight
-	messages int // of flights, those that count against the receive maximum
-	atHand   int // bytes of messages in flights
+	messages int      // of flights, those that count against the receive maximum
+	atHand   int      // bytes of messages in flights
+	buffers  [][]byte // for copies of messages, not in use
 
 	turn     int // messages sent, and tried to; see fairness
 	suspects int // see blame
@@ -89,7 +87,7 @@ func newForwarder(lanes []*lane, b *Bridge) *forwarder {
 // yet; the error is that of the store or ctx.
 func (f *forwarder) resume(ctx context.Context, l *link) error {
 	clear(f.flights)
-	f.messages, f.atHand, f.refused, f.pause = 0, 0, false, 0
+	f.messages, f.atHand, f.buffers, f.refused, f.pause = 0, 0, nil, false, 0
 	if err := f.safety.log.WaitSafe(ctx, f.received); err != nil {
 		return fmt.Errorf("bridge: wait for the store: %w", err)
 	}
@@ -130,10 +128,7 @@ func (f *forwarder) release(l *link, a *lane) {
 // depart notes that the upstream has to answer for g.
 func (f *forwarder) depart(l *link, g flight) {
 	g.open = false
-	if f.atHand+len(g.message) > maxAtHand {
-		g.message = nil
-	}
-	f.atHand += len(g.message)
+	g.message = f.retain(g.message)
 	f.flights[g.lane.packetID(g.n)] = g
 	f.messages++
 	l.expect()
@@ -141,7 +136,7 @@ func (f *forwarder) depart(l *link, g flight) {
 
 // arrive ends the flight of a message.
 func (f *forwarder) arrive(id uint16) {
-	f.atHand -= len(f.flights[id].message)
+	f.letGo(f.flights[id].message)
 	delete(f.flights, id)
 	f.messages--
 }
@@ -414,7 +409,7 @@ func (f *forwarder) onAck(l *link, a *packet.Ack) error {
 	}
 	f.pause = 0
 	if a.Type == packet.PUBREC {
-		f.atHand -= len(g.message)
+		f.letGo(g.message)
 		f.awaitRelease(&g)
 		return nil
 	}

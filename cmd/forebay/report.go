@@ -56,6 +56,9 @@ func printBridges(b *bytes.Buffer, r *edge.Report, now time.Time) {
 		if q.State != "up" {
 			why = plain(q.LastError)
 		}
+		if q.Backlog.ETA > 0 {
+			why = strings.TrimSpace(why + " nothing waits in about " + age(time.Duration(q.Backlog.ETA)*time.Second))
+		}
 		row(plain(q.Name), string(q.State), age(now.Sub(q.Since)), fmt.Sprint(q.Backlog.Count), size(q.Backlog.Bytes), oldest(q.Backlog.Oldest, now),
 			fmt.Sprint(q.Forwarded), fmt.Sprint(q.Received), fmt.Sprint(sum(q.Dropped)), why)
 		shown = true
