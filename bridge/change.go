@@ -5,7 +5,6 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"forebay/broker/packet"
 	"forebay/storage"
 )
 
@@ -24,8 +23,11 @@ func (b *Bridge) Change(cfg Config) error {
 	}
 	b.cfg, b.clientID, b.username, b.addresses, b.up = cfg, next.clientID, next.username, next.addresses, next.up
 	b.backoff = backoff{min: cfg.Reconnect.Min, max: cfg.Reconnect.Max, random: rand.Float64}
-	b.versions, b.reported = map[string]packet.Version{}, map[string]bool{}
-	b.first, b.suspect = 0, false
+	b.dial, b.proxy, b.resource = next.dial, next.proxy, next.resource
+	b.patience.connect, b.patience.ack = cfg.ConnectTimeout, cfg.AckTimeout
+	b.watch = watch{files: cfg.files()}
+	b.dialects, b.reported = map[string]dialect{}, map[string]bool{}
+	b.first, b.suspect, b.sentOn, b.proven = 0, false, nil, nil
 	b.down.adopt(next.down)
 	// A question to the store may have ended with Run: it is asked again.
 	promises := b.safety.promises
@@ -50,7 +52,7 @@ func (b *Bridge) Change(cfg Config) error {
 // identifier the upstream has another session, which nothing is known of.
 func (d *downlink) adopt(next *downlink) {
 	d.known = d.known && d.clientID == next.clientID
-	d.clientID, d.rules, d.subscribed = next.clientID, next.rules, false
+	d.clientID, d.rules, d.hops, d.subscribed = next.clientID, next.rules, next.hops, false
 }
 
 // forgetful is a store without anything in its tables.

@@ -80,6 +80,11 @@ type Config struct {
 	Reconnect ReconnectConfig `mapstructure:"reconnect"`
 	Queue     QueueConfig     `mapstructure:"queue"`
 
+	// MaxHops is how many bridges a message may pass, up or down, before it is dropped: it goes in circles. They are
+	// counted in the user property forebay-hops, which takes 18 bytes of a message up in MQTT 5.0. 0 to 255; 0: nothing is
+	// counted. nil means 10.
+	MaxHops *int `mapstructure:"max_hops"`
+
 	// Up lists what is forwarded. The first rule whose filter matches decides about topic and retain flag. The QoS is
 	// settled when the message enters the queue, so that it is the same at every transmission: of several rules whose
 	// filters match, the one that gives the highest counts.
@@ -173,6 +178,10 @@ var policies = map[string]storage.Policy{
 func (c *Config) SetDefaults() {
 	setDefault(&c.ClientID, "{site}-"+c.Name)
 	setDefault(&c.KeepAlive, 30*time.Second)
+	if c.MaxHops == nil {
+		ten := 10
+		c.MaxHops = &ten
+	}
 	setDefault(&c.PasswordLifetime, time.Hour)
 	setDefault(&c.Failback, 10*time.Minute)
 	setDefault(&c.ConnectTimeout, 20*time.Second)
@@ -226,6 +235,9 @@ func (c *Config) Validate(report func(path, problem string)) {
 		if isShared(r.Filter) {
 			report(path+".filter", "a shared subscription has no meaning here: leave out $share/…/")
 		}
+	}
+	if c.MaxHops == nil || *c.MaxHops < 0 || *c.MaxHops > 255 {
+		report("max_hops", "must be between 0 and 255")
 	}
 	for i, r := range c.Down {
 		validateRule(r.Filter, r.Topic, r.QoS, under(fmt.Sprintf("down[%d]", i), report))

@@ -92,6 +92,7 @@ type conn struct {
 	// Constant after introduce.
 	at       int       // of Config.Addresses
 	identity *identity // that was shown
+	dialect  dialect
 
 	// in lends the owner bytes that were read; it handles the whole packets at their front and answers in taken
 	// with the number of bytes that those were. The reader does not touch the bytes in between.

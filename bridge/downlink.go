@@ -66,6 +66,7 @@ type downlink struct {
 	broker   Broker
 	log      Log
 	rules    topicMap
+	hops     hops
 	accounts *accounts
 	safety   *safety
 	wake     func() // tells Run that results wait; must not block
@@ -266,7 +267,7 @@ func (d *downlink) repeated(l *link, id uint16) bool {
 	return true
 }
 
-// message copies p as the first matching rule maps it; nil if none does, which is counted.
+// message copies p as the first matching rule maps it; nil if none does or p goes in circles, which is counted.
 func (d *downlink) message(p *packet.Publish) (*Message, *rule) {
 	to, r, v := d.rules.apply(d.topic[:0], p.Topic)
 	d.topic = to
@@ -276,6 +277,10 @@ func (d *downlink) message(p *packet.Publish) (*Message, *rule) {
 		return nil, nil
 	case unusable:
 		d.accounts.drop(dropTopic, p.Topic)
+		return nil, nil
+	}
+	if !d.hops.next(&p.PublishProperties) {
+		d.accounts.drop(dropLoop, p.Topic)
 		return nil, nil
 	}
 	m := &Message{Topic: string(to), Payload: bytes.Clone(p.Payload), Retain: p.Retain, Origin: d.name, Properties: p.PublishProperties}

@@ -50,6 +50,7 @@ type forwarder struct {
 	rules    topicMap
 	safety   *safety
 	accounts *accounts
+	hops     hops
 
 	flights  map[uint16]flight
 	order    []uint64 // numbers sent on this link, ascending; those done go when they come to the front
@@ -210,7 +211,7 @@ func (f *forwarder) send(l *link, e *storage.Entry) {
 		return
 	}
 	again := e.N <= f.dupHigh
-	if !f.address(l, e) || !f.inTime(l, e, again) {
+	if !f.address(l, e) || !f.inTime(l, e, again) || !f.hop(e, again) {
 		return
 	}
 	p.QoS = min(e.Options&3, l.peer.maxQoS) // [MQTT-3.2.2-11]
@@ -319,6 +320,10 @@ func (f *forwarder) sendLive(l *link, batch []byte) {
 			continue
 		}
 		p.Topic, p.Retain = to, r.retained(p.Retain) && l.peer.retain
+		if !f.hops.next(&p.PublishProperties) {
+			f.accounts.drop(dropLoop, local)
+			continue
+		}
 		if packet.PublishSize(p, l.peer.version) > l.peer.maxPacket {
 			f.accounts.drop(dropTooLarge, local)
 			continue

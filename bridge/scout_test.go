@@ -15,7 +15,7 @@ import (
 // impatient makes a bridge look for a reason to try a second connection all the time, and never reconnect otherwise.
 func impatient(b *Bridge) {
 	b.patience.watch, b.patience.retry = 10*time.Millisecond, 20*time.Millisecond
-	b.cfg.Failback = 50 * time.Millisecond
+	b.cfg.Failback, b.patience.goodbye = 50*time.Millisecond, 50*time.Millisecond
 }
 
 func noReconnect(c *Config) { c.Reconnect = ReconnectConfig{Min: time.Hour, Max: time.Hour} }

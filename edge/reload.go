@@ -119,6 +119,7 @@ func (p *problems) differs(path string, was, is reflect.Value) {
 // reloadBridges stops the bridges that have gone or differ, and starts what is
 // new. The others are not touched.
 func (g *Gateway) reloadBridges(next *Config) (changes []string, err error) {
+	g.reportLoops(next)
 	var problems []error
 	wanted := map[string]bool{}
 	for i := range next.Bridges {
