@@ -163,13 +163,13 @@ with every problem, and nothing changes.`,
 func newBridge() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bridge",
-		Short: "look after the queues of bridges",
+		Short: "explain rules of bridges, and look after their queues",
 		Args:  arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return usageError{errors.New("forebay bridge: which command?")}
 		},
 	}
-	cmd.AddCommand(newBridgeForget())
+	cmd.AddCommand(newBridgeExplain(), newBridgeForget())
 	return cmd
 }
 
