@@ -118,7 +118,7 @@ func (b *Bridge) attend(ctx context.Context, c *conn) time.Duration {
 		b.watch.begin(began, b, c)
 		err := b.serve(ctx, c)
 		c.close()
-		next := b.successor(ctx, err)
+		next := b.takeover(ctx, err)
 		if next == nil && ctx.Err() != nil && err == nil {
 			return 0
 		}

@@ -47,7 +47,10 @@ type commandsEnvironment struct {
 		WaitSafe(context.Context, storage.Seq) error
 	}
 	writer writer
-	log    *slog.Logger
+	reader interface {
+		ReadNow(link, unit, tag string) error
+	}
+	log *slog.Logger
 }
 
 // commands takes the messages on <topic>/set and has them written. Each is
@@ -98,7 +101,8 @@ func newCommands(cfg *Config, env commandsEnvironment) (*commands, error) {
 			return // another tag is called that; see validateTopics
 		}
 		c.targets[topic] = target{link.Name, unit.Name, tag.Name}
-		a.Filters = append(a.Filters, broker.AttachFilter{Filter: topic, MaxQoS: 2})
+		a.Filters = append(a.Filters, broker.AttachFilter{Filter: topic, MaxQoS: 2},
+			broker.AttachFilter{Filter: cfg.tagTopic(link, unit, tag) + getSuffix}) // never in the log: it is for now
 	})
 	for _, link := range cfg.Modbus.Links {
 		c.links = append(c.links, link.Name)
@@ -122,6 +126,9 @@ func newCommands(cfg *Config, env commandsEnvironment) (*commands, error) {
 
 // onLive takes a command of QoS 0. It is called by the broker's loop.
 func (c *commands) onLive(p *packet.Publish) {
+	if c.onDemand(p) {
+		return
+	}
 	select {
 	case c.live <- c.newCommand(p, c.now()):
 	default:

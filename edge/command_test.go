@@ -191,7 +191,11 @@ func (b *bench) nothingWritten() {
 
 func TestCommandIsWrittenAndAnswered(t *testing.T) {
 	b := newBench(t, t.TempDir())
-	want := []string{"mill/line1/press4/temperature/set", "mill/line1/press4/alarm/set", setTopic}
+	want := []string{
+		"mill/line1/press4/temperature/set", "mill/line1/press4/temperature/get",
+		"mill/line1/press4/alarm/set", "mill/line1/press4/alarm/get",
+		setTopic, strings.TrimSuffix(setTopic, setSuffix) + getSuffix,
+	}
 	if !reflect.DeepEqual(b.server.filters, want) {
 		t.Errorf("subscribed to %v, want %v", b.server.filters, want)
 	}

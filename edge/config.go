@@ -176,7 +176,11 @@ func (c *Config) validateTopics(report func(path, problem string)) {
 				tag := &unit.Tags[k]
 				path := fmt.Sprintf("%s.tags[%d].name", at, k)
 				topic := c.tagTopic(link, unit, tag)
-				if c.claim(topic, path, owner, report) && tag.Writable {
+				if !c.claim(topic, path, owner, report) {
+					continue
+				}
+				c.claim(topic+getSuffix, path, owner, report)
+				if tag.Writable {
 					c.claim(topic+setSuffix, path, owner, report)
 				}
 			}

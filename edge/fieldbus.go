@@ -16,6 +16,7 @@ type fieldbus struct {
 	// Constant after newFieldbus.
 	log       *slog.Logger
 	telemetry *telemetry
+	learned   *learned
 
 	mu    sync.Mutex
 	links []*fieldLink // guarded by mu; replaced, never changed; in the order of the configuration
@@ -28,8 +29,8 @@ type fieldLink struct {
 	stage  *stage // nil before Run
 }
 
-func newFieldbus(telemetry *telemetry, log *slog.Logger) *fieldbus {
-	return &fieldbus{log: log, telemetry: telemetry}
+func newFieldbus(telemetry *telemetry, learned *learned, log *slog.Logger) *fieldbus {
+	return &fieldbus{log: log, telemetry: telemetry, learned: learned}
 }
 
 // newLink prepares a poller for one link of the configuration.
@@ -41,6 +42,8 @@ func (f *fieldbus) newLink(cfg *Config, link *modbus.LinkConfig) (*fieldLink, er
 	if err != nil {
 		return nil, fmt.Errorf("link %s: %w", link.Name, err)
 	}
+	poller.Recall(f.learned.all())
+	poller.OnLearned(f.learned.keep)
 	return &fieldLink{cfg: &alone.Links[0], poller: poller}, nil
 }
 
@@ -79,6 +82,16 @@ func (f *fieldbus) Write(ctx context.Context, link, unit, tag string, value any)
 		}
 	}
 	return modbus.WriteResult{Time: time.Now()}, &modbus.RefusedError{Reason: "there is no link " + link}
+}
+
+// ReadNow is modbus.Poller.ReadNow of the link of that name.
+func (f *fieldbus) ReadNow(link, unit, tag string) error {
+	for _, l := range f.all() {
+		if l.cfg.Name == link {
+			return l.poller.ReadNow(link, unit, tag)
+		}
+	}
+	return &modbus.RefusedError{Reason: "there is no link " + link}
 }
 
 // stats are the counters of all links, in the order of the configuration.

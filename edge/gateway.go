@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -28,6 +29,7 @@ type Gateway struct {
 	store     *storage.Log
 	server    *broker.Server
 	telemetry *telemetry
+	learned   *learned
 	fieldbus  *fieldbus
 	api       *api
 	ended     chan *stage   // parts that have ended by themselves
@@ -80,6 +82,9 @@ func Open(cfg *Config, log *slog.Logger) (*Gateway, error) {
 		return nil, fmt.Errorf("edge: open the store: %w", err)
 	}
 	g.store = store
+	if g.learned, err = readLearned(store, log); err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
 	if g.server, err = broker.New(cfg.Broker, store, log); err != nil {
 		return nil, errors.Join(fmt.Errorf("edge: open the broker: %w", err), store.Close())
 	}
@@ -90,12 +95,14 @@ func Open(cfg *Config, log *slog.Logger) (*Gateway, error) {
 		return nil, errors.Join(fmt.Errorf("edge: open modbus: %w", err), g.Close())
 	}
 	g.api = newAPI(g)
+	// What reading the store has taken, twice the journal perhaps, would stay with the process for minutes.
+	debug.FreeOSMemory()
 	return g, nil
 }
 
 func (g *Gateway) newModbus() error {
 	g.telemetry = newTelemetry(g.server, g.log)
-	g.fieldbus = newFieldbus(g.telemetry, g.log)
+	g.fieldbus = newFieldbus(g.telemetry, g.learned, g.log)
 	var links []*fieldLink
 	for i := range g.cfg.Modbus.Links {
 		link, err := g.fieldbus.newLink(g.cfg, &g.cfg.Modbus.Links[i])
@@ -111,7 +118,7 @@ func (g *Gateway) newModbus() error {
 }
 
 func (g *Gateway) newCommands(cfg *Config) (*commands, error) {
-	return newCommands(cfg, commandsEnvironment{server: g.server, store: g.store, writer: g.fieldbus, log: g.log})
+	return newCommands(cfg, commandsEnvironment{server: g.server, store: g.store, writer: g.fieldbus, reader: g.fieldbus, log: g.log})
 }
 
 // Run serves until ctx ends, then drains and stops, which takes DrainTime at

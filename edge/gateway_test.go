@@ -204,6 +204,7 @@ func plcLink(name, address string) modbus.LinkConfig {
 		Tags: []modbus.TagConfig{
 			{Name: "level", Register: "input", Address: new(3), Type: "uint16"},
 			{Name: "setpoint", Register: "holding", Address: new(10), Type: "int16", Writable: true, Max: new(100.0)},
+			{Name: "rare", Register: "input", Address: new(30), Interval: time.Hour},
 		},
 	}}}
 }
@@ -259,6 +260,13 @@ func TestGatewayEndToEnd(t *testing.T) {
 	at.publish("cmd/mill/line1/level/set", "1")
 	at.wait("sites/mill/plant/line1/level/set/result", contains(`"result":"refused"`, "not writable"))
 
+	// A read on demand does not wait for the interval of an hour.
+	at.wait("sites/mill/plant/line1/rare", contains(`"value":0,"quality":"good"`))
+	plc.SetRegister(modbus.InputRegister, 30, 7)
+	local := subscribe(t, g.address, "plant/line1/rare")
+	local.publish("plant/line1/rare/get", "")
+	local.wait("plant/line1/rare", contains(`"value":7,"quality":"good"`))
+
 	// What a unit is worth is retained.
 	here := subscribe(t, g.address, "modbus/+/+/state")
 	here.wait("modbus/line1/pump/state", contains(`"state":"online"`))
@@ -275,7 +283,7 @@ func TestGatewayEndToEnd(t *testing.T) {
 	if s.Bridges[0].Backlog.Count == 0 {
 		t.Error("nothing waits for the dead upstream")
 	}
-	if len(s.Tags) != 4 || s.Tags[2].Topic != "plant/line1/level" || s.Tags[2].Value != "271" || s.Tags[0].Quality != "bad" {
+	if len(s.Tags) != 6 || s.Tags[3].Topic != "plant/line1/level" || s.Tags[3].Value != "271" || s.Tags[0].Quality != "bad" {
 		t.Errorf("tags: %+v", s.Tags)
 	}
 	began := time.Now()

@@ -20,6 +20,7 @@ type Status struct {
 	Tags    []TagStatus     // likewise
 	Links   []modbus.LinkStats
 	Units   []modbus.UnitStats
+	Learned []modbus.LearnedUnit // about the reads of units
 
 	Samples        uint64 // published and safe, since the start
 	SamplesRefused uint64 // refused by the broker, and so lost
@@ -46,7 +47,7 @@ func (g *Gateway) Status(ctx context.Context) (Status, error) {
 	defer g.mu.Unlock()
 	s := Status{
 		Site: g.cfg.Site, Since: g.began, Broker: stats, Tags: g.telemetry.tags(),
-		Links: g.fieldbus.stats(), Units: g.fieldbus.units(),
+		Links: g.fieldbus.stats(), Units: g.fieldbus.units(), Learned: g.learned.all(),
 		Samples: g.telemetry.samples.Load(), SamplesRefused: g.telemetry.refused.Load(),
 	}
 	for _, u := range g.uplinks {

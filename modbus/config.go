@@ -110,9 +110,10 @@ type UnitConfig struct {
 	// Unit is the unit ID: 0 to 255 over TCP, 1 to 255 on a serial line, where
 	// 0 is the broadcast address. Required.
 	Unit *int `mapstructure:"unit"`
-	// Interval is the time between two reads of a tag. Default 1s, at least
-	// 10ms.
+	// Interval is the time between two reads of a tag. Default 1s, 10ms to 24h.
 	Interval time.Duration `mapstructure:"interval"`
+	// Align is that of the tags which have neither Align nor Interval.
+	Align time.Duration `mapstructure:"align"`
 	// Topic is the template of the topics of this unit's tags, for package
 	// edge. Default modbus/{link}/{unit}/{tag}.
 	Topic string `mapstructure:"topic"`
@@ -126,6 +127,9 @@ type UnitConfig struct {
 	// to join two tags into one read. Default 0: some devices refuse or hide
 	// registers between the documented ones.
 	MaxGap int `mapstructure:"max_gap"`
+	// Exact reads each value by itself, for devices that give their values only
+	// at their own addresses. Default false.
+	Exact bool `mapstructure:"exact"`
 	// Payload is json or raw, for package edge. Default json.
 	Payload string `mapstructure:"payload"`
 	// QoS of the published samples, 0 to 2, for package edge. Default 1.
@@ -191,6 +195,11 @@ type TagConfig struct {
 
 	// Interval between two reads of this tag. Default: that of the unit.
 	Interval time.Duration `mapstructure:"interval"`
+	// Align reads the tag whenever the local time is a multiple of this since
+	// midnight, instead of at an interval: 15m is on every quarter of an hour.
+	// At the start and when the unit comes back it is read at once. 1s to 24h, a
+	// divisor of 24h. 0, the default: not aligned.
+	Align time.Duration `mapstructure:"align"`
 	// Deadband passes a number on only when it differs from the last one passed
 	// on by more than this: absolute ("0.2") or relative to it ("1%").
 	Deadband string `mapstructure:"deadband"`
@@ -276,6 +285,10 @@ func (u *UnitConfig) setDefaults() {
 	}
 	for k := range u.Tags {
 		t := &u.Tags[k]
+		if t.Interval == 0 {
+			setDefault(&t.Align, u.Align)
+		}
+		setDefault(&t.Interval, t.Align)
 		setDefault(&t.Interval, u.Interval)
 		setDefault(&t.Order, "ABCD")
 		if t.Type == "string" {

@@ -81,7 +81,7 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 		{"more than the line carries", func(c *Config) {
 			c.Links[1].RTU.Baud = 1200
 			c.Links[1].Units[0].Tags[0].Type, c.Links[1].Units[0].Tags[0].Count = "string", 100
-		}, "links[1].rtu.baud: 1 reads at 1200 baud take 2.0 times"},
+		}, "links[1].rtu.baud: 1 reads at 1200 baud take 2.0 times the time their intervals give them: read tag a of unit press4 (every 1s) 2.6 times less often, or use a faster line"},
 		{"broadcast", func(c *Config) { c.Links[1].Units[0].Unit = new(0) }, "links[1].units[0].unit: 0 is the broadcast"},
 		{"timeout", func(c *Config) { c.Links[0].Timeout = time.Hour }, link + ".timeout: 1h0m0s is out of range"},
 		{"TLS without TCP", func(c *Config) { c.Links[1].TLS = &TLSConfig{} }, "links[1].tls: only tcp can be secured"},
@@ -98,7 +98,10 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 		{"no units", func(c *Config) { c.Links[0].Units = nil }, link + ".units: missing"},
 		{"no unit ID", func(c *Config) { c.Links[0].Units[0].Unit = nil }, unit + ".unit: missing"},
 		{"unit ID", func(c *Config) { c.Links[0].Units[0].Unit = new(256) }, unit + ".unit: 256 is out of range"},
-		{"interval", func(c *Config) { c.Links[0].Units[0].Interval = time.Millisecond; c.Links[0].Units[0].Tags = nil }, unit + ".interval: 1ms is too short"},
+		{"interval", func(c *Config) { c.Links[0].Units[0].Interval = time.Millisecond; c.Links[0].Units[0].Tags = nil }, unit + ".interval: 1ms is out of range"},
+		{"interval of a week", edit(func(t *TagConfig) { t.Interval = 168 * time.Hour }), tag + ".interval: 168h0m0s is out of range"},
+		{"align", edit(func(t *TagConfig) { t.Align = 7 * time.Minute }), tag + ".align: 7m0s: use a divisor of 24h"},
+		{"align of an interval", edit(func(t *TagConfig) { t.Align, t.Interval = 15*time.Minute, time.Minute }), tag + ".align: interval is 1m0s"},
 		{"max_registers", func(c *Config) { c.Links[0].Units[0].MaxRegisters = 126 }, unit + ".max_registers: 126 is out of range: 1 to 125"},
 		{"payload", func(c *Config) { c.Links[0].Units[0].Payload = "xml" }, unit + ".payload: \"xml\" is not known"},
 		{"unknown register", edit(func(t *TagConfig) { t.Register = "hold" }), tag + ".register: \"hold\" is not known"},

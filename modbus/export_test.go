@@ -4,7 +4,15 @@ import (
 	"context"
 	"errors"
 	"net"
+	"time"
 )
+
+// SetWall replaces the clock on the wall.
+func (p *Poller) SetWall(wall func(now time.Time) time.Time) {
+	for _, l := range p.links {
+		l.wall = wall
+	}
+}
 
 // SetDial replaces how the poller opens its links, so that tests can use pipes:
 // dial gets the name of the link.

@@ -145,6 +145,12 @@ func rtu(units ...modbus.UnitConfig) modbus.Config {
 // start runs a poller whose links dial opens; nil means that nobody is there.
 func start(t *testing.T, cfg modbus.Config, dial func(link string) net.Conn) *rig {
 	t.Helper()
+	return startPrepared(t, cfg, dial, func(*modbus.Poller) {})
+}
+
+// startPrepared is start with a poller that something is done to before it runs.
+func startPrepared(t *testing.T, cfg modbus.Config, dial func(link string) net.Conn, prepare func(*modbus.Poller)) *rig {
+	t.Helper()
 	cfg.SetDefaults()
 	r := &rig{recorder: newRecorder()}
 	log := slog.New(slog.NewTextHandler(&r.log, nil))
@@ -155,6 +161,7 @@ func start(t *testing.T, cfg modbus.Config, dial func(link string) net.Conn) *ri
 	if dial != nil {
 		r.poller.SetDial(dial)
 	}
+	prepare(r.poller)
 	var cancel context.CancelFunc
 	r.ctx, cancel = context.WithCancel(t.Context())
 	ended := make(chan error)

@@ -38,10 +38,14 @@ type link struct {
 	config   *LinkConfig
 	log      *slog.Logger
 	sink     Sink
+	tell     func(LearnedUnit) // nil: nobody wants to know
 	client   *client
 	units    []*unit
 	commands chan *command
-	done     chan struct{} // closed when run has ended
+	demands  chan demand
+	wall     func(now time.Time) time.Time // the time that clocks on the wall show
+	aligns   bool                          // some tag is aligned to it
+	done     chan struct{}                 // closed when run has ended
 
 	// Owned by run.
 	batch    []Sample
@@ -55,6 +59,9 @@ type link struct {
 	lost     int       // connections lost with flights, in a row
 	heard    tally     // of the transport, when a request was last counted
 
+	epoch time.Time     // of run
+	skew  time.Duration // how far the wall clock has moved since, beyond the time that has passed
+
 	counters counters
 }
 
@@ -67,6 +74,7 @@ type unit struct {
 	tags   []*tag
 
 	// Owned by run of the link.
+	learned  LearnedUnit
 	blocks   []*block
 	state    State // "" until the first answer or failure
 	since    time.Time
@@ -100,6 +108,8 @@ func (l *link) run(ctx context.Context) {
 		case <-timer.C:
 		case c := <-l.commands:
 			l.execute(ctx, c)
+		case d := <-l.demands:
+			d.onDemand(time.Now())
 		}
 	}
 	l.recall()
@@ -117,6 +127,8 @@ func (l *link) execute(ctx context.Context, c *command) {
 // start makes every block due now, and spreads the later reads of blocks with
 // the same interval over it.
 func (l *link) start(now time.Time) {
+	l.epoch = now
+	l.skew = l.wall(now).Sub(now.Round(0))
 	total := make(map[time.Duration]int)
 	for _, u := range l.units {
 		for _, b := range u.blocks {
@@ -141,6 +153,10 @@ func (l *link) step(ctx context.Context, timer *time.Timer) bool {
 	if l.down != nil {
 		return l.stepDown(ctx, now, timer)
 	}
+	l.watchClock(now)
+	for len(l.demands) > 0 {
+		(<-l.demands).onDemand(now)
+	}
 	read := l.nextRead(now)
 	due := read.unit != nil && !read.at.After(now)
 	if !due || !l.wrote {
@@ -164,7 +180,11 @@ func (l *link) step(ctx context.Context, timer *time.Timer) bool {
 		l.land(ctx)
 		return true
 	}
-	timer.Reset(l.closeIdle(now, read.at).Sub(now))
+	wait := l.closeIdle(now, read.at).Sub(now)
+	if l.aligns {
+		wait = min(wait, clockLook)
+	}
+	timer.Reset(wait)
 	return false
 }
 
@@ -228,9 +248,10 @@ func (l *link) nextRead(now time.Time) (best candidate) {
 				if b.flying {
 					continue
 				}
-				c := candidate{u, b, b.next, b.next, b.next}
+				due := b.due()
+				c := candidate{u, b, due, due, due}
 				if u.state == "" { // never heard of
-					c.rank = later(b.next, l.probesAt)
+					c.rank = later(due, l.probesAt)
 				}
 				best = best.or(c, now)
 			}
@@ -293,13 +314,16 @@ func (l *link) outcome(ctx context.Context, u *unit, b *block, data []byte, err 
 		return
 	}
 	u.answered(now)
-	l.counters.missed.Add(b.advance(now))
+	l.counters.missed.Add(l.advance(b, now))
+	if b.gone && err != nil {
+		return // there are others in its place
+	}
 	switch {
 	case err == nil:
 		l.deliver(u, b, data, now)
-		u.recovered(b)
+		u.recovered(b, now)
 	case refusal.Code == illegalDataAddress || refusal.Code == illegalDataValue:
-		u.refused(b, err, now)
+		u.refused(b, refusal, now)
 	default:
 		b.err = err
 		l.deliverBad(u, b.tags, err, now)

@@ -30,7 +30,8 @@ type block struct {
 	span
 	tags     []*tag // by address
 	interval time.Duration
-	origin   *block // the planned block this is a fragment of; nil if planned
+	align    time.Duration // to the wall clock; 0: not aligned
+	origin   *block        // the planned block this is a fragment of; nil if planned
 
 	// Owned by the goroutine of the link.
 	phase time.Duration // where in the interval it is read
@@ -39,20 +40,41 @@ type block struct {
 	hole  bool          // the device refuses the address: read rarely
 	mute  int           // reads in a row without an answer
 
+	restarted bool      // it has not been read since restart
+	demanded  time.Time // since when a read on demand is wanted; zero: none is
+
 	flying bool // its answer is awaited in a flight
+	gone   bool // other blocks have its tags now
 }
 
 // restart makes the block due, and then due again in its phase.
-func (b *block) restart(now time.Time) { b.next = now.Add(b.phase - b.interval) }
+func (b *block) restart(now time.Time) {
+	b.next, b.restarted = now.Add(b.phase-b.interval), true
+	if b.align > 0 {
+		b.next = now
+	}
+}
 
-// advance sets the next deadline of a block that was due and returns how many
+// advance sets the next deadline of a block that was read and returns how many
 // deadlines passed meanwhile: they are skipped, not made up for.
-func (b *block) advance(now time.Time) (missed uint64) {
+func (l *link) advance(b *block, now time.Time) (missed uint64) {
+	restarted := b.restarted
+	b.demanded, b.restarted = time.Time{}, false
+	switch {
+	case b.next.After(now):
+		return 0 // it was read on demand
+	case b.align > 0:
+		missed = uint64(now.Sub(b.next) / b.align)
+		b.next = l.aligned(b, now)
+		return missed
+	}
 	b.next = b.next.Add(b.interval)
 	if late := now.Sub(b.next); late >= 0 {
 		n := late/b.interval + 1
 		b.next = b.next.Add(n * b.interval)
-		return uint64(n)
+		if !restarted { // then it was only brought forward
+			return uint64(n)
+		}
 	}
 	return 0
 }
@@ -63,6 +85,7 @@ func newBlock(tags []*tag, origin *block) *block {
 	b := &block{
 		span:     span{table: first.register.table, address: first.register.address},
 		interval: first.config.Interval,
+		align:    first.config.Align,
 		tags:     tags,
 		origin:   origin,
 	}
@@ -75,6 +98,8 @@ func newBlock(tags []*tag, origin *block) *block {
 // limits are what a device accepts in one read.
 type limits struct {
 	registers, bits, gap int
+	exact                bool         // a value is read at its own address only
+	learned              *LearnedUnit // nil: nothing
 }
 
 // planBlocks joins tags of the same table and interval into as few reads as the
@@ -85,6 +110,7 @@ func planBlocks(tags []*tag, l limits) []*block {
 		return cmp.Or(
 			cmp.Compare(a.register.table, b.register.table),
 			cmp.Compare(a.config.Interval, b.config.Interval),
+			cmp.Compare(a.config.Align, b.config.Align),
 			cmp.Compare(a.register.address, b.register.address),
 			cmp.Compare(a.register.end(), b.register.end()),
 		)
@@ -105,35 +131,22 @@ func planBlocks(tags []*tag, l limits) []*block {
 	return blocks
 }
 
-// serialLoad returns the share of its time that a serial line is busy with the
-// planned reads, and their number, if all devices answer without delay.
-func serialLoad(cfg *LinkConfig) (load float64, reads int) {
-	line := cfg.line()
-	for _, u := range newLink(cfg, nil).units {
-		for _, b := range u.blocks {
-			// Both frames of a read, each with its silence.
-			answer := rtuReadOverhead + 2*b.count
-			if b.table.bits() {
-				answer = rtuReadOverhead + (b.count+7)/8
-			}
-			busy := time.Duration(8+answer)*line.char + 2*line.silence
-			load += float64(busy) / float64(b.interval)
-			reads++
-		}
-	}
-	return load, reads
-}
-
 // joins reports whether t fits a block that begins with first and ends at end.
 func (l limits) joins(first, t *tag, end int) bool {
 	most := l.registers
 	if first.register.table.bits() {
 		most = l.bits
 	}
-	return t.register.table == first.register.table &&
-		t.config.Interval == first.config.Interval &&
-		t.register.address <= end+l.gap &&
-		max(end, t.register.end())-first.register.address <= most
+	begin, newEnd := first.register.address, max(end, t.register.end())
+	switch {
+	case t.register.table != first.register.table || t.config.Interval != first.config.Interval || t.config.Align != first.config.Align:
+		return false
+	case l.exact:
+		return t.register.address == begin && t.register.end() == end
+	case l.learned != nil && l.learned.parted(t.register.table, begin, newEnd):
+		return false
+	}
+	return t.register.address <= end+l.gap && newEnd-begin <= most
 }
 
 // bisect splits a block that the device refused in two, at its largest gap or

@@ -54,16 +54,17 @@ func TestPlan(t *testing.T) {
 		{"one", full, []string{"holding 100 int32"}, "holding 100+2"},
 		{"touching", full, []string{"holding 102", "holding 100 int32"}, "holding 100+3"},
 		{"a gap of one", full, []string{"holding 100", "holding 102"}, "holding 100+1, holding 102+1"},
-		{"a gap of one allowed", limits{125, 2000, 1}, []string{"holding 100", "holding 102"}, "holding 100+3"},
-		{"a gap of two is more", limits{125, 2000, 1}, []string{"holding 100", "holding 103"}, "holding 100+1, holding 103+1"},
+		{"a gap of one allowed", limits{registers: 125, bits: 2000, gap: 1}, []string{"holding 100", "holding 102"}, "holding 100+3"},
+		{"a gap of two is more", limits{registers: 125, bits: 2000, gap: 1}, []string{"holding 100", "holding 103"}, "holding 100+1, holding 103+1"},
+		{"exact", limits{registers: 125, bits: 2000, exact: true}, []string{"holding 100", "holding 101", "holding 101", "holding 101 int32"}, "holding 100+1, holding 101+1, holding 101+2"},
 		{"overlapping", full, []string{"holding 100 int64", "holding 101", "holding 104"}, "holding 100+5"},
 		{"the same register", full, []string{"holding 100", "holding 100", "holding 100"}, "holding 100+1"},
 		{"tables apart", full, []string{"coil 1", "discrete 1", "input 1", "holding 1"}, "coil 1+1, discrete 1+1, input 1+1, holding 1+1"},
 		{"intervals apart", full, []string{"holding 1", "holding 2 int16 5s", "holding 3"}, "holding 1+1, holding 3+1, holding 2+1"},
 		{"at most 125", full, []string{"holding 0 string125", "holding 125"}, "holding 0+125, holding 125+1"},
-		{"device maximum", limits{4, 2000, 0}, []string{"holding 0 int32", "holding 2 int32", "holding 4 int32"}, "holding 0+4, holding 4+2"},
-		{"a value is not split", limits{4, 2000, 0}, []string{"holding 0", "holding 1", "holding 2", "holding 3 int32"}, "holding 0+3, holding 3+2"},
-		{"coils", limits{125, 16, 7}, []string{"coil 0", "coil 8", "coil 16"}, "coil 0+9, coil 16+1"},
+		{"device maximum", limits{registers: 4, bits: 2000, gap: 0}, []string{"holding 0 int32", "holding 2 int32", "holding 4 int32"}, "holding 0+4, holding 4+2"},
+		{"a value is not split", limits{registers: 4, bits: 2000, gap: 0}, []string{"holding 0", "holding 1", "holding 2", "holding 3 int32"}, "holding 0+3, holding 3+2"},
+		{"coils", limits{registers: 125, bits: 16, gap: 7}, []string{"coil 0", "coil 8", "coil 16"}, "coil 0+9, coil 16+1"},
 		{"the last address", full, []string{"holding 65535", "holding 65534"}, "holding 65534+2"},
 		{"none", full, nil, ""},
 	}
@@ -98,7 +99,7 @@ func TestBisect(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			blocks := planBlocks(tagsOf(t, test.tags...), limits{125, 2000, 100})
+			blocks := planBlocks(tagsOf(t, test.tags...), limits{registers: 125, bits: 2000, gap: 100})
 			if len(blocks) != 1 {
 				t.Fatalf("plan: %s; want one block", describe(blocks))
 			}

@@ -136,14 +136,17 @@ func newLink(cfg *LinkConfig, c *client) *link {
 		config:   cfg,
 		client:   c,
 		commands: make(chan *command),
+		demands:  make(chan demand, maxDemands),
+		wall:     wallClock,
 		done:     make(chan struct{}),
 	}
 	for j := range cfg.Units {
 		u := &unit{link: l, config: &cfg.Units[j], id: byte(*cfg.Units[j].Unit)}
 		for k := range u.config.Tags {
 			u.tags = append(u.tags, newTag(&u.config.Tags[k]))
+			l.aligns = l.aligns || u.config.Tags[k].Align > 0
 		}
-		u.blocks = planBlocks(u.tags, limits{u.config.MaxRegisters, u.config.MaxBits, u.config.MaxGap})
+		u.blocks = u.plan()
 		l.units = append(l.units, u)
 	}
 	return l

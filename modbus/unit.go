@@ -62,54 +62,6 @@ func (u *unit) blockAfter(b *block) *block {
 	return b
 }
 
-// refused deals with a block that the device refuses by address or size: it is
-// split, so that the readable tags live on; what cannot be split is a hole.
-func (u *unit) refused(b *block, err error, now time.Time) {
-	parts := b.bisect()
-	if parts == nil {
-		b.err, b.hole = err, true
-		b.next = now.Add(max(holeRetry, b.interval))
-		u.link.deliverBad(u, b.tags, err, now)
-		return
-	}
-	for _, part := range parts {
-		part.next, part.err = now, err // not good until it has been read
-	}
-	u.replace(func(x *block) bool { return x == b }, parts)
-}
-
-// recovered notes a good read. When the last hole of a planned block is gone,
-// its fragments become that block again.
-func (u *unit) recovered(b *block) {
-	b.err, b.mute = nil, 0
-	if !b.hole {
-		return
-	}
-	b.hole = false
-	b.next = time.Now().Add(b.interval)
-	if b.origin == nil {
-		return
-	}
-	for _, x := range u.blocks {
-		if x.origin == b.origin && x.hole {
-			return
-		}
-	}
-	b.origin.next, b.origin.err = b.next, nil
-	u.replace(func(x *block) bool { return x.origin == b.origin }, []*block{b.origin})
-}
-
-// replace puts other blocks in the place of those that match.
-func (u *unit) replace(match func(*block) bool, others []*block) {
-	kept := make([]*block, 0, len(u.blocks)+len(others))
-	for _, b := range u.blocks {
-		if !match(b) {
-			kept = append(kept, b)
-		}
-	}
-	u.blocks = append(kept, others...)
-}
-
 // judge derives the state of a unit that answers from its blocks.
 func (u *unit) judge(now time.Time) {
 	for _, b := range u.blocks {

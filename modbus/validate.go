@@ -43,8 +43,9 @@ func (c *Config) Validate(report func(path, problem string)) {
 // validateLoad refuses what a serial line cannot carry even if every device
 // answered at once. Everything else about the link is valid.
 func (l *LinkConfig) validateLoad(at scope) {
-	if load, reads := serialLoad(l); load > 1 {
-		at.problem(l.serialKey()+".baud", "%d reads at %d baud take %.1f times the time their intervals give them: use longer intervals, fewer tags or a faster line", reads, l.serial().Baud, load)
+	plan := l.Plan()
+	if load := Load(plan); load > 1 {
+		at.problem(l.serialKey()+".baud", "%d reads at %d baud take %.1f times the time their intervals give them: %s, or use a faster line", len(plan), l.serial().Baud, load, relief(plan))
 	}
 }
 
@@ -110,7 +111,8 @@ func (u *UnitConfig) validate(at scope, serial bool) {
 		// Modbus serial §2.2: nobody answers the broadcast address.
 		at.problem("unit", "0 is the broadcast address of a serial line, no device answers it: use 1 to 255")
 	}
-	at.atLeast("interval", u.Interval, minInterval)
+	at.within("interval", u.Interval, minInterval, maxInterval)
+	at.align(u.Align)
 	at.between("max_registers", u.MaxRegisters, 1, maxRegisters)
 	at.between("max_bits", u.MaxBits, 1, maxBits)
 	at.between("max_gap", u.MaxGap, 0, maxBits)
@@ -127,8 +129,17 @@ func (u *UnitConfig) validate(at scope, serial bool) {
 	}
 }
 
-// minInterval is the shortest interval between two reads of a tag.
-const minInterval = 10 * time.Millisecond
+// Limits of the interval between two reads of a tag.
+const (
+	minInterval = 10 * time.Millisecond
+	maxInterval = 24 * time.Hour
+)
+
+func (s scope) align(align time.Duration) {
+	if align != 0 && (align < time.Second || align > maxInterval || maxInterval%align != 0) {
+		s.problem("align", "%v: use a divisor of 24h from 1s on, such as 15m or 1h", align)
+	}
+}
 
 func (s scope) qos(qos *int) {
 	if qos != nil {
@@ -141,7 +152,11 @@ func (t *TagConfig) validate(at scope, u *UnitConfig) {
 	if most := u.MaxRegisters; !r.table.bits() && r.width > most {
 		at.problem("count", "the value has %d registers, but max_registers of the unit is %d: a value is never read in two parts", r.width, most)
 	}
-	at.atLeast("interval", t.Interval, minInterval)
+	at.within("interval", t.Interval, minInterval, maxInterval)
+	at.align(t.Align)
+	if t.Align > 0 && t.Interval != t.Align {
+		at.problem("align", "interval is %v: give one of them", t.Interval)
+	}
 	at.atLeast("min_interval", t.MinInterval, 0)
 	at.atLeast("max_interval", t.MaxInterval, 0)
 	if t.MaxInterval > 0 && t.MaxInterval < t.MinInterval {

@@ -21,6 +21,7 @@ const (
 	InboundIDs    Table = 4
 	Statistics    Table = 5
 	Bridges       Table = 6
+	Modbus        Table = 7
 )
 
 // Limits of one record; an Append beyond them is refused with an error.
@@ -90,7 +91,7 @@ const (
 type Limits struct {
 	MaxBytes int64         // of messages and extras waiting, acknowledged ones not counted
 	MaxCount int64         // of messages waiting
-	MaxAge   time.Duration // older ones are dropped when their turn comes, and counted as "age"
+	MaxAge   time.Duration // older ones are dropped when their turn comes, and counted as "age"; see clock for a clock that is set
 	WhenFull Policy
 }
 

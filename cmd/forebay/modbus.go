@@ -31,7 +31,7 @@ open; a device that takes one TCP connection only refuses a second one.`,
 		},
 		RunE: func(*cobra.Command, []string) error { return nil }, // Args has refused
 	}
-	cmd.AddCommand(newModbusRead(), newModbusWrite(), newModbusOrders(), newModbusScan(), newModbusSimulate())
+	cmd.AddCommand(newModbusRead(), newModbusWrite(), newModbusOrders(), newModbusScan(), newModbusPlan(), newModbusSimulate())
 	return cmd
 }
 

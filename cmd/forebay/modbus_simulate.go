@@ -47,7 +47,7 @@ func chooseLinks(cmd *cobra.Command, file, name string) ([]modbus.LinkConfig, er
 	}
 	links := cfg.Modbus.Links
 	if len(links) == 0 {
-		return nil, usage(cmd, "%s has no links under modbus: there is nothing to simulate; name a configuration that has", file)
+		return nil, usage(cmd, "%s has no links under modbus: name a configuration that has some", file)
 	}
 	if name == "" {
 		return links, nil

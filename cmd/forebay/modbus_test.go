@@ -257,7 +257,7 @@ modbus:
 		args string
 		want []string
 	}{
-		{"", []string{"which tool?", "orders, read, scan, simulate, write"}},
+		{"", []string{"which tool?", "orders, plan, read, scan, simulate, write"}},
 		{"raed", []string{`unknown tool "raed"`}},
 		{"read" + at, []string{"which register?"}},
 		{"read holding" + at, []string{"which address?"}},
