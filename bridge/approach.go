@@ -125,8 +125,7 @@ func (b *Bridge) attend(ctx context.Context, c *conn) time.Duration {
 		b.lostAt = time.Now()
 		b.suspect = next == nil && errors.Is(err, errStalled)
 		b.first = (c.at + 1) % len(b.addresses) // an address that does not hold gives the next one a chance
-		if !b.suspect && b.lostAt.Sub(began) >= b.patience.stable {
-			b.backoff.reset()
+		if !b.suspect && b.backoff.held(b.lostAt.Sub(began), b.patience.stable) {
 			b.first = 0
 			clear(b.reported)
 		}
