@@ -55,6 +55,8 @@ type peer struct {
 	maxPacket      int // bytes
 	maxQoS         byte
 	retain         bool
+	wildcards      bool // in subscriptions
+	shared         bool // subscriptions
 	keepAlive      time.Duration
 }
 
@@ -206,7 +208,7 @@ func acquaint(f packet.Frame, hello *packet.Connect) (peer, error) {
 		return peer{}, &refusedError{reason: packet.ReasonUnsupportedProtocolVersion}
 	}
 	p := peer{version: v, sessionPresent: ack.SessionPresent, window: oldWindow, maxPacket: packet.MaxPacket,
-		maxQoS: 2, retain: true, keepAlive: time.Duration(hello.KeepAlive) * time.Second}
+		maxQoS: 2, retain: true, wildcards: true, shared: true, keepAlive: time.Duration(hello.KeepAlive) * time.Second}
 	if v != packet.V5 {
 		return p, nil
 	}
@@ -221,7 +223,7 @@ func acquaint(f packet.Frame, hello *packet.Connect) (peer, error) {
 	if q.HasMaximumQoS {
 		p.maxQoS = q.MaximumQoS
 	}
-	p.retain = !q.NoRetain
+	p.retain, p.wildcards, p.shared = !q.NoRetain, !q.NoWildcardSubscription, !q.NoSharedSubscription
 	if q.HasServerKeepAlive && q.ServerKeepAlive != 0 {
 		// [MQTT-3.1.2-21]; a server that turns keep alive off still gets our probes, which are for us.
 		p.keepAlive = time.Duration(q.ServerKeepAlive) * time.Second
