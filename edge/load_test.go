@@ -434,3 +434,17 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+// Rules that lead in circles are no error: they are told.
+func TestLoopsAreTold(t *testing.T) {
+	const text = "site: s\nbridges:\n- name: a\n  addresses: [mqtt://h]\n  up: [{filter: '#'}]\n  down: [{filter: 'cmd/#'}]\n" +
+		"- name: b\n  addresses: [mqtt://h]\n  down: [{filter: 'x/#'}]\n"
+	c, err := loadText(t, "loops.yaml", text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := c.Loops()
+	if len(got) != 2 || !strings.Contains(got[0], "bridges[0].up[0] and bridges[0].down[0]") || !strings.Contains(got[1], "bridges[0].up[0] and bridges[1].down[0]") {
+		t.Errorf("loops %q", got)
+	}
+}

@@ -168,13 +168,13 @@ with every problem, and nothing changes.`,
 func newBridge() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bridge",
-		Short: "look after bridges, their outages and their queues",
+		Short: "explain rules of bridges, look after their outages and their queues",
 		Args:  arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return usageError{errors.New("forebay bridge: which command?")}
 		},
 	}
-	cmd.AddCommand(newBridgeForget(), newBridgeOutages(), newBridgeDeadLetters())
+	cmd.AddCommand(newBridgeExplain(), newBridgeForget(), newBridgeOutages(), newBridgeDeadLetters())
 	return cmd
 }
 
