@@ -15,7 +15,7 @@ import (
 // arrows is the map of the house: which of our packages may import which. Test helpers live in packages of their own
 // and only tests import them.
 var arrows = map[string][]string{
-	"cmd/forebay":       {"edge", "modbus", "storage", "cmd/forebay/bench"},
+	"cmd/forebay":       {"edge", "broker", "modbus", "storage", "cmd/forebay/bench"},
 	"cmd/forebay/bench": {"modbus", "storage", "broker/packet"},
 	"edge":              {"broker", "bridge", "modbus", "storage", "broker/packet"},
 	"broker":            {"broker/core", "broker/packet", "storage"},

@@ -60,7 +60,7 @@ func (b *Bridge) learn(a address, c *conn) {
 // visit.
 func (b *Bridge) visit(ctx context.Context) time.Duration {
 	b.watch.stamp = stamp(b.watch.files) // before they are read, so that no change goes unnoticed
-	id, unread := b.identify(ctx)
+	id, unread := b.identify(ctx, b.proven)
 	plans := b.plans(id)
 	if unread != nil && b.proven.valid(time.Now()) {
 		b.reportOnce("cannot use the present credentials, going on with those that worked", "why", explain(unread))
@@ -105,6 +105,9 @@ func (b *Bridge) present(ctx context.Context, p approach) (*conn, error) {
 			b.reportOnce("the upstream refuses the new credentials, going on with the old ones", "why", explain(err))
 			c, err = old, nil
 		}
+	}
+	if isRefusal(err) && p.identity.same(b.proven) && !b.proven.expires.IsZero() {
+		b.proven = nil // it has lost its worth before its time: the next one is made anew
 	}
 	b.learn(p.address, c)
 	return c, err

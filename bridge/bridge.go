@@ -31,12 +31,13 @@ type Bridge struct {
 	log       *slog.Logger
 	clientID  string
 	username  string
+	resource  string // AzureSAS.Resource
 	addresses []address
 	up        topicMap
 	patience  patience
 	dial      dialer // to the first hop
 	proxy     *proxy // nil: none
-	accounts  accounts
+	accounts  *accounts
 	live      liveBuffer
 	box       stateBox
 	safety    *safety
@@ -46,22 +47,23 @@ type Bridge struct {
 	cursor atomic.Pointer[storage.Cursor] // set by Attach
 
 	// Owned by Run.
-	backoff  backoff
-	forward  *forwarder
-	down     *downlink
-	versions map[string]packet.Version // by address; absent: 5.0
-	sentOn   *approach                 // where a server that disconnected us said to go; nil: nowhere
-	proven   *identity                 // accepted by the upstream last; nil: none yet
-	scout    *scout                    // a second connection is being tried; nil: none
-	watch    watch
-	first    int             // index of the address to try first
-	suspect  bool            // the last link stalled: a new one has to prove itself
-	reported map[string]bool // failures logged since the last stable connection
-	lostAt   time.Time
-	drops    dropWatch
-	lookAt   time.Time // when the counters are looked at next
-	told     string    // the status published last
-	spare    []byte    // empty buffer for the live buffer
+	predecessor *forwarder // of the bridge that this one succeeds, until Attach
+	backoff     backoff
+	forward     *forwarder
+	down        *downlink
+	versions    map[string]packet.Version // by address; absent: 5.0
+	sentOn      *approach                 // where a server that disconnected us said to go; nil: nowhere
+	proven      *identity                 // accepted by the upstream last; nil: none yet
+	scout       *scout                    // a second connection is being tried; nil: none
+	watch       watch
+	first       int             // index of the address to try first
+	suspect     bool            // the last link stalled: a new one has to prove itself
+	reported    map[string]bool // failures logged since the last stable connection
+	lostAt      time.Time
+	drops       dropWatch
+	lookAt      time.Time // when the counters are looked at next
+	told        string    // the status published last
+	spare       []byte    // empty buffer for the live buffer
 }
 
 // New checks cfg, on which SetDefaults has been called, and reads what the store knows about the bridge. It must be
@@ -78,7 +80,7 @@ func New(cfg Config, env Environment) (*Bridge, error) {
 		backoff:  backoff{min: cfg.Reconnect.Min, max: cfg.Reconnect.Max, random: rand.Float64},
 		versions: map[string]packet.Version{}, reported: map[string]bool{}}
 	b.patience.connect, b.patience.ack = cfg.ConnectTimeout, cfg.AckTimeout
-	b.accounts.drops, b.accounts.examples = map[string]uint64{}, map[string]string{}
+	b.accounts = &accounts{drops: map[string]uint64{}, examples: map[string]string{}}
 	b.drops.episodes = map[string]*episode{}
 	b.watch.files = cfg.files()
 	b.live.wake = func() { signal(b.more) }
@@ -110,6 +112,14 @@ func (b *Bridge) compile() error {
 	if b.username, err = expandSite(b.cfg.Username, b.env.Site); err != nil {
 		return fmt.Errorf("username: %w", err)
 	}
+	if b.resource, err = expandSite(b.cfg.AzureSAS.Resource, b.env.Site); err != nil {
+		return fmt.Errorf("azure_sas.resource: %w", err)
+	}
+	if b.cfg.AzureSAS.KeyFile != "" {
+		host := b.addresses[0].host
+		setDefault(&b.resource, host+"/devices/"+b.clientID)
+		setDefault(&b.username, host+"/"+b.clientID+"/?api-version="+azureVersion)
+	}
 	if b.up, err = compileUp(b.cfg.Up, b.env.Site); err != nil {
 		return err
 	}
@@ -117,7 +127,7 @@ func (b *Bridge) compile() error {
 		return err
 	}
 	b.down = &downlink{name: b.cfg.Name, clientID: b.clientID, broker: b.env.Broker, log: b.env.Log, rules: down,
-		accounts: &b.accounts, safety: b.safety, wake: func() { signal(b.settled) },
+		accounts: b.accounts, safety: b.safety, wake: func() { signal(b.settled) },
 		inbound: map[uint16]*inboundID{}, pending: map[uint16][]int{}}
 	return nil
 }
@@ -148,7 +158,11 @@ func (b *Bridge) Attach() error {
 	}
 	cursor.SetNotify(func() { signal(b.more) })
 	b.drops.last = cursor.Stats().Dropped
-	b.forward = newForwarder(cursor, b.up, b.safety, &b.accounts)
+	b.forward = newForwarder(cursor, b.up, b.safety, b.accounts)
+	if b.predecessor != nil {
+		b.forward.inherit(b.predecessor)
+		b.predecessor = nil
+	}
 	b.cursor.Store(cursor)
 	return nil
 }

@@ -2,55 +2,50 @@ package bridge
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"time"
 
-	"forebay/broker/packet"
 	"forebay/storage"
 )
 
-// Change gives the bridge another configuration of the same name, on which SetDefaults has been called. Its queue and
-// all that is known of its session stay: what waits goes the new way. Call it when Run has returned, or before Run,
-// and Run again afterwards; nothing else of the bridge may be called meanwhile. When cfg is not valid the bridge stays as
-// it was; any other error is that of the broker or the store, and the filters are those of before.
-func (b *Bridge) Change(cfg Config) error {
+// Successor returns a bridge of the same name with another configuration, on which SetDefaults has been called. The
+// queue and all that is known of the session go over to it: what waits goes the new way, and what may be in flight is
+// accounted for. Call it when Run of b has returned, or before Run. After an error, which is that of a configuration
+// that is not valid, b is as it was; else nothing but Status of b may be called any more. Attach and Run are to be
+// called on the successor as after New.
+func (b *Bridge) Successor(cfg Config) (*Bridge, error) {
 	if cfg.Name != b.cfg.Name {
-		panic("BUG: bridge: Change to another name")
+		panic("BUG: bridge: a successor of another name")
 	}
-	// A bridge of its own shows whether all is well. It is never run; the store is not asked again.
+	// What the tables of the store say was true when it was opened; b knows what is true now.
 	next, err := New(cfg, Environment{Site: b.env.Site, Broker: b.env.Broker, Log: forgetful{b.env.Log}, Logger: b.env.Logger})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	b.cfg, b.clientID, b.username, b.addresses, b.up = cfg, next.clientID, next.username, next.addresses, next.up
-	b.backoff = backoff{min: cfg.Reconnect.Min, max: cfg.Reconnect.Max, random: rand.Float64}
-	b.versions, b.reported = map[string]packet.Version{}, map[string]bool{}
-	b.first, b.suspect = 0, false
+	next.env.Log = b.env.Log
+	next.safety = newSafety(b.env.Log)
+	for _, p := range b.safety.promises { // what was asked of the store may have ended with Run: it is asked again
+		next.safety.add(p)
+	}
+	next.accounts, next.settled, next.drops = b.accounts, b.settled, b.drops
+	next.live.offline, next.live.overflow = b.live.dropped()
+	// The broker may still answer for messages that came down: it tells the downlink that offered them, which goes over.
 	b.down.adopt(next.down)
-	// A question to the store may have ended with Run: it is asked again.
-	promises := b.safety.promises
-	b.safety = newSafety(b.env.Log)
-	b.down.safety = b.safety
-	for _, p := range promises {
-		b.safety.add(p)
-	}
-	// The filters and the limits are new, the account of what may be in flight goes on.
-	forward, cursor := b.forward, b.cursor.Load()
-	b.cursor.Store(nil)
-	err = b.Attach()
-	if forward != nil {
-		forward.rules, forward.safety = b.up, b.safety
-		b.forward = forward
-		b.cursor.Store(cursor) // the same one, see storage.Log.OpenConsumer
-	}
-	return err
+	b.down.safety = next.safety
+	next.down = b.down
+	next.predecessor = b.forward
+	return next, nil
 }
 
-// adopt takes the rules and the client identifier of a bridge that is to replace this one. With another client
+// adopt takes the rules and the client identifier of what would have been another downlink. With another client
 // identifier the upstream has another session, which nothing is known of.
 func (d *downlink) adopt(next *downlink) {
 	d.known = d.known && d.clientID == next.clientID
 	d.clientID, d.rules, d.subscribed = next.clientID, next.rules, false
+}
+
+// inherit goes on with the account of what may be in flight.
+func (f *forwarder) inherit(old *forwarder) {
+	f.sentHigh, f.received = old.sentHigh, old.received
 }
 
 // forgetful is a store without anything in its tables.

@@ -33,6 +33,18 @@ type Config struct {
 	// PasswordFile holds the password in its first line. Needs a username. Empty: no password.
 	PasswordFile string `mapstructure:"password_file"`
 
+	// AzureSAS, TencentIoTHub and PasswordCommand make passwords that expire; at most one of them and PasswordFile. They
+	// are renewed when three quarters of PasswordLifetime have passed, on a second connection that takes the session over.
+	AzureSAS      AzureSAS      `mapstructure:"azure_sas"`
+	TencentIoTHub TencentIoTHub `mapstructure:"tencent_iothub"`
+
+	// PasswordCommand is a program with its arguments that prints the password in its first line, within 10 s. Its
+	// environment is PATH. Arguments are for everyone on the machine to see: secrets do not belong there.
+	PasswordCommand []string `mapstructure:"password_command"`
+
+	// PasswordLifetime is how long such a password is good. 1 min to 10 years. Default 1 h.
+	PasswordLifetime time.Duration `mapstructure:"password_lifetime"`
+
 	// TLS is used by mqtts and wss addresses.
 	TLS TLSConfig `mapstructure:"tls"`
 
@@ -161,6 +173,7 @@ var policies = map[string]storage.Policy{
 func (c *Config) SetDefaults() {
 	setDefault(&c.ClientID, "{site}-"+c.Name)
 	setDefault(&c.KeepAlive, 30*time.Second)
+	setDefault(&c.PasswordLifetime, time.Hour)
 	setDefault(&c.Failback, 10*time.Minute)
 	setDefault(&c.ConnectTimeout, 20*time.Second)
 	setDefault(&c.AckTimeout, 20*time.Second)
@@ -255,9 +268,7 @@ func (c *Config) validateConnection(report func(path, problem string)) {
 	if _, err := expandSite(c.Username, siteExample); err != nil {
 		report("username", err.Error())
 	}
-	if c.PasswordFile != "" && c.Username == "" {
-		report("username", "missing: a password without a username is not sent")
-	}
+	c.validatePassword(report)
 	if c.KeepAlive < time.Second || c.KeepAlive > maxKeepAlive || c.KeepAlive%time.Second != 0 {
 		report("keep_alive", "must be whole seconds between 1s and 18h")
 	}

@@ -148,7 +148,7 @@ func withWords(line, words string) string {
 func explainRefusal(r packet.Reason) string {
 	switch r {
 	case packet.ReasonBadUserNameOrPassword:
-		return "the upstream refuses the user name or password: check username and password_file"
+		return "the upstream refuses the user name or password: check username and password, and for a signed one this gateway's clock"
 	case packet.ReasonNotAuthorized:
 		return "the upstream says this gateway is not authorized: check its username, password or certificate, and its rights there"
 	case packet.ReasonClientIdentifierNotValid:

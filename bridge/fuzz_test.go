@@ -53,7 +53,7 @@ func FuzzUpstream(f *testing.F) {
 		broker.sendAll(1, "t", "x")
 		broker.sendAll(1, "t", "y")
 		b.safety = newSafety(log)
-		b.forward = newForwarder(broker.cursor, b.up, b.safety, &b.accounts)
+		b.forward = newForwarder(broker.cursor, b.up, b.safety, b.accounts)
 		b.down.safety, b.down.inbound, b.down.subscribed = b.safety, map[uint16]*inboundID{}, false
 		now := time.Now()
 		l := &link{conn: &conn{peer: peer{version: packet.V5, window: 100, maxPacket: packet.MaxPacket, maxQoS: 2, retain: true, keepAlive: time.Minute}}, now: now}

@@ -270,7 +270,8 @@ type gateway struct {
 	broker *localBroker
 	bridge *Bridge
 	lines  *lines
-	stop   func()
+	halt   func() // ends Run
+	stop   func() // that and the store
 }
 
 func testConfig(address string) Config {
@@ -321,17 +322,25 @@ func (g *gateway) start() {
 	if err := g.bridge.Attach(); err != nil {
 		g.t.Fatal(err)
 	}
+	g.run()
+	g.stop = func() {
+		g.stop = nil
+		g.halt()
+		if err := g.log.Close(); err != nil {
+			g.t.Errorf("close the store: %v", err)
+		}
+	}
+}
+
+// run runs the bridge until halt.
+func (g *gateway) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- g.bridge.Run(ctx) }()
-	g.stop = func() {
-		g.stop = nil
+	g.halt = func() {
 		cancel()
 		if err := <-ended; err != nil {
 			g.t.Errorf("Run: %v", err)
-		}
-		if err := g.log.Close(); err != nil {
-			g.t.Errorf("close the store: %v", err)
 		}
 	}
 }

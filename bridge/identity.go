@@ -23,6 +23,7 @@ type identity struct {
 	tls      *tls.Config // without the name of the server; nil: no address wants TLS
 	sum      [sha256.Size]byte
 	expires  time.Time // zero: never
+	renew    time.Time // when another one should be made; zero: never
 }
 
 // same reports whether the upstream would see no difference.
@@ -33,8 +34,9 @@ func (i *identity) valid(now time.Time) bool {
 	return i != nil && (i.expires.IsZero() || now.Before(i.expires))
 }
 
-// identify reads the credentials as they are now. It only uses what is constant in b.
-func (b *Bridge) identify(context.Context) (*identity, error) {
+// identify reads or makes the credentials as they are to be now. old is one that may be used again if it has lasted until
+// now; nil: a new one is wanted. It only uses what is constant in b.
+func (b *Bridge) identify(ctx context.Context, old *identity) (*identity, error) {
 	i := &identity{username: b.username}
 	h := sha256.New()
 	for _, a := range b.addresses {
@@ -49,13 +51,11 @@ func (b *Bridge) identify(context.Context) (*identity, error) {
 		h.Write(files)
 		break
 	}
-	if b.cfg.PasswordFile != "" {
-		var err error
-		if i.password, err = readSecret("password_file", b.cfg.PasswordFile); err != nil {
-			return nil, err
-		}
+	secret, err := b.makePassword(ctx, i, old)
+	if err != nil {
+		return nil, err
 	}
-	fmt.Fprintf(h, "%q%q", i.username, i.password)
+	fmt.Fprintf(h, "%q%q", b.username, secret)
 	h.Sum(i.sum[:0])
 	return i, nil
 }
@@ -131,7 +131,7 @@ func readSecret(key, path string) ([]byte, error) {
 // files are those that the credentials come from.
 func (c *Config) files() []string {
 	var list []string
-	for _, name := range []string{c.PasswordFile, c.TLS.CA, c.TLS.Certificate, c.TLS.Key} {
+	for _, name := range []string{c.PasswordFile, c.AzureSAS.KeyFile, c.TencentIoTHub.KeyFile, c.TLS.CA, c.TLS.Certificate, c.TLS.Key} {
 		if name != "" {
 			list = append(list, name)
 		}

@@ -19,6 +19,7 @@ import (
 // What a second connection may be for, in the log.
 const (
 	newCredentials = "new credentials"
+	newPassword    = "a password for the time after this one expires"
 	firstAddress   = "the first address"
 )
 
@@ -88,6 +89,8 @@ func (b *Bridge) lookAround(ctx context.Context, l *link) {
 	switch {
 	case changed != w.stamp:
 		w.stamp, reason = changed, newCredentials
+	case !l.identity.renew.IsZero() && !l.now.Before(l.identity.renew):
+		reason = newPassword
 	case !w.failback.IsZero() && !l.now.Before(w.failback):
 		w.failback = l.now.Add(b.cfg.Failback)
 		at, reason = 0, firstAddress
@@ -104,7 +107,7 @@ func (b *Bridge) scoutFor(ctx context.Context, reason string, at int, shown *ide
 	p := b.plan(at, shown)
 	b.scout = s
 	go func() {
-		id, err := b.identify(ctx)
+		id, err := b.identify(ctx, nil)
 		if err != nil || reason == newCredentials && id.same(shown) {
 			s.result <- scouted{nil, err}
 			return

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"forebay/broker/core"
 	"forebay/broker/packet"
 )
 
@@ -16,7 +17,8 @@ import (
 //	pattern [read|write|readwrite|deny] FILTER   for everyone; levels that are %c or %u stand for client id and username
 //
 // Without an access word a rule gives both. What no rule gives is refused, and deny wins over everything else. Empty
-// lines and lines that begin with # are skipped. It is not changed once it is read, so any goroutine may ask it.
+// lines and lines that begin with # are skipped. It is a core.Authorizer; it is not changed once it is read, so any
+// goroutine may ask it.
 type accessFile struct {
 	anonymous []accessRule
 	users     map[string][]accessRule
@@ -27,6 +29,8 @@ type accessFile struct {
 type accessRule struct {
 	access access
 	levels [][]byte // the filter, split at the slashes
+
+	ofClient, ofUser bool // a pattern: there are levels %c, or %u
 }
 
 // access is a set of rights.
@@ -81,7 +85,7 @@ func parseAccess(b []byte) (*accessFile, error) {
 			}
 		case "pattern":
 			if rule, err = parseRule(rest); err == nil {
-				if err = rule.checkPattern(); err == nil {
+				if err = rule.makePattern(); err == nil {
 					a.patterns = append(a.patterns, rule)
 				}
 			}
@@ -122,11 +126,15 @@ func parseRule(text string) (accessRule, error) {
 	return rule, nil
 }
 
-// checkPattern refuses a substitution that is not a level of its own: as text it would silently match nothing.
-func (r *accessRule) checkPattern() error {
+// makePattern finds the levels that stand for names. It refuses a substitution that is not a level of its own: as text
+// it would silently match nothing.
+func (r *accessRule) makePattern() error {
 	for _, level := range r.levels {
-		for _, name := range []string{"%c", "%u"} {
-			if s := string(level); s != name && strings.Contains(s, name) {
+		for name, has := range map[string]*bool{"%c": &r.ofClient, "%u": &r.ofUser} {
+			switch s := string(level); {
+			case s == name:
+				*has = true
+			case strings.Contains(s, name):
 				return fmt.Errorf("%s must be the whole level", name)
 			}
 		}
@@ -134,64 +142,142 @@ func (r *accessRule) checkPattern() error {
 	return nil
 }
 
-// mayPublish reports whether a client may publish to a topic name. The username is empty for an anonymous client.
-func (a *accessFile) mayPublish(clientID, username string, topic []byte) bool {
+// MayPublish reports whether a client may publish to a topic name. The username is empty for an anonymous client.
+func (a *accessFile) MayPublish(clientID, username string, topic []byte) bool {
 	return a.allows(mayWrite, clientID, username, topic)
 }
 
-// maySubscribe reports whether a client may subscribe to a topic filter (without its $share prefix): when one rule
-// gives it to read every topic that the filter matches, and no deny takes any of them away. A subscription is
-// accepted or refused as a whole; Mosquitto accepts all of them and leaves out messages as they come.
-func (a *accessFile) maySubscribe(clientID, username string, filter []byte) bool {
-	return a.allows(mayRead, clientID, username, filter)
+// MayReceive reports whether a client may be sent a message with that topic name.
+func (a *accessFile) MayReceive(clientID, username string, topic []byte) bool {
+	return a.allows(mayRead, clientID, username, topic)
 }
 
-func (a *accessFile) allows(want access, clientID, username string, filter []byte) bool {
-	own := a.anonymous
-	if username != "" {
-		own = a.users[username]
+// MaySubscribe says how much of what a topic filter matches a client may read: all of it, when one rule gives it and no
+// deny takes any of it away; some, when a rule gives some of it; none else.
+func (a *accessFile) MaySubscribe(clientID, username string, filter []byte) core.Access {
+	_, filter, _, err := packet.SplitShared(filter)
+	if err != nil {
+		return core.AccessNone
 	}
 	levels := bytes.Split(filter, []byte("/"))
-	allowed := false
-	for _, r := range own {
-		if r.access == denied && overlap(r.levels, levels) {
-			return false
+	found, less := core.AccessNone, false
+	for _, rules := range [...][]accessRule{a.own(username), a.patterns} {
+		for i := range rules {
+			rule, ok := rules[i].substitute(clientID, username)
+			switch {
+			case rules[i].access == denied && (!ok || covers(rule, levels)):
+				return core.AccessNone
+			case rules[i].access == denied:
+				less = less || overlap(rule, levels)
+			case !ok || rules[i].access&mayRead == 0:
+			case covers(rule, levels):
+				found = core.AccessAll
+			case overlap(rule, levels):
+				found = max(found, core.AccessSome)
+			}
 		}
-		allowed = allowed || r.access&want != 0 && covers(r.levels, levels)
 	}
-	for _, r := range a.patterns {
-		rule, ok := r.substitute(clientID, username)
-		if r.access == denied && (!ok || overlap(rule, levels)) {
-			return false
+	if less {
+		found = min(found, core.AccessSome)
+	}
+	return found
+}
+
+// own returns the rules that are only for those who have logged in like this.
+func (a *accessFile) own(username string) []accessRule {
+	if username == "" {
+		return a.anonymous
+	}
+	return a.users[username]
+}
+
+// allows allocates nothing: it is asked for every new topic of a connection.
+func (a *accessFile) allows(want access, clientID, username string, topic []byte) bool {
+	allowed := false
+	for _, rules := range [...][]accessRule{a.own(username), a.patterns} {
+		for i := range rules {
+			r := &rules[i]
+			ok := r.usable(clientID, username)
+			if r.access == denied && (!ok || r.matches(topic, clientID, username)) {
+				return false
+			}
+			allowed = allowed || ok && r.access&want != 0 && r.matches(topic, clientID, username)
 		}
-		allowed = allowed || ok && r.access&want != 0 && covers(rule, levels)
 	}
 	return allowed
 }
 
-// substitute puts client id and username in. It fails for an empty username, and for those with a wildcard: they
-// would give a client more than its own levels.
+// usable reports whether the names that a pattern stands for can be put in. They cannot be empty, and with a wildcard
+// they would give a client more than its own levels.
+func (r *accessRule) usable(clientID, username string) bool {
+	return (!r.ofClient || clientID != "" && !strings.ContainsAny(clientID, "+#")) &&
+		(!r.ofUser || username != "" && !strings.ContainsAny(username, "+#"))
+}
+
+// matches reports whether a topic name is among those of the rule, which is usable for these names. A name may hold
+// slashes: it is then several levels.
+func (r *accessRule) matches(topic []byte, clientID, username string) bool {
+	if len(topic) > 0 && topic[0] == '$' && wild(r.levels[0]) {
+		return false // [MQTT-4.7.2-1]
+	}
+	rest, more := topic, true // more: a level follows, if only an empty one
+	for _, level := range r.levels {
+		if string(level) == "#" {
+			return true // also when nothing follows: it stands for the level above it too
+		}
+		if !more {
+			return false
+		}
+		n := 0
+		switch {
+		case string(level) == "+":
+			if n = bytes.IndexByte(rest, '/'); n < 0 {
+				n = len(rest)
+			}
+		case r.ofClient && string(level) == "%c":
+			n = prefixed(rest, clientID)
+		case r.ofUser && string(level) == "%u":
+			n = prefixed(rest, username)
+		default:
+			if n = -1; bytes.HasPrefix(rest, level) {
+				n = len(level)
+			}
+		}
+		if n < 0 || n < len(rest) && rest[n] != '/' {
+			return false
+		}
+		if more = n < len(rest); more {
+			n++
+		}
+		rest = rest[n:]
+	}
+	return !more
+}
+
+// prefixed returns the length of name if b begins with it, else -1.
+func prefixed(b []byte, name string) int {
+	if len(b) < len(name) || string(b[:len(name)]) != name {
+		return -1
+	}
+	return len(name)
+}
+
+// substitute returns the levels of the rule with client id and username put in; not if they are not usable.
 func (r *accessRule) substitute(clientID, username string) (levels [][]byte, ok bool) {
-	for i, level := range r.levels {
-		var with string
+	if !r.usable(clientID, username) {
+		return nil, false
+	}
+	if !r.ofClient && !r.ofUser {
+		return r.levels, true
+	}
+	levels = append(levels, r.levels...)
+	for i, level := range levels {
 		switch string(level) {
 		case "%c":
-			with = clientID
+			levels[i] = []byte(clientID)
 		case "%u":
-			with = username
-		default:
-			continue
+			levels[i] = []byte(username)
 		}
-		if with == "" || strings.ContainsAny(with, "+#") {
-			return nil, false
-		}
-		if levels == nil {
-			levels = append(make([][]byte, 0, len(r.levels)), r.levels...)
-		}
-		levels[i] = []byte(with)
-	}
-	if levels == nil {
-		return r.levels, true
 	}
 	// A name may hold slashes: it is then several levels.
 	return bytes.Split(bytes.Join(levels, []byte("/")), []byte("/")), true

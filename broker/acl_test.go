@@ -2,10 +2,12 @@ package broker
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"forebay/broker/core"
 	"forebay/broker/packet"
 )
 
@@ -73,13 +75,72 @@ func TestAccess(t *testing.T) {
 		{"bob", "c1", subscribe, "plant/press/temperature", false},
 		{"carol", "c1", publish, "plant/press/temperature", false},
 	} {
-		may, verb := a.maySubscribe, "subscribe"
+		may, verb := a.maySubscribeAll, "subscribe to all of"
 		if test.publish {
-			may, verb = a.mayPublish, "publish"
+			may, verb = a.MayPublish, "publish to"
 		}
 		if got := may(test.client, test.user, []byte(test.topic)); got != test.want {
 			t.Errorf("user %q, client %q may %s %s: %v", test.user, test.client, verb, test.topic, got)
 		}
+	}
+}
+
+func (a *accessFile) maySubscribeAll(clientID, username string, filter []byte) bool {
+	return a.MaySubscribe(clientID, username, filter) == core.AccessAll
+}
+
+// A filter that shows more than the client may read is accepted; what it may not read is left out.
+func TestAccessToSome(t *testing.T) {
+	a, err := parseAccess([]byte(accessLines))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		user, filter string
+		want         core.Access
+		topic        string
+		may          bool
+	}{
+		{"", "#", core.AccessSome, "public/x", true},
+		{"", "#", core.AccessSome, "plant/x", false},
+		{"", "#", core.AccessSome, "$SYS/broker/uptime", true}, // but # does not match it
+		{"", "$SYS/#", core.AccessSome, "$SYS/broker/x/y", false},
+		{"", "plant/#", core.AccessNone, "plant/x", false},
+		{"", "devices/#", core.AccessSome, "devices/c1/state", true},
+		{"", "devices/#", core.AccessSome, "devices/c1/firmware", false},
+		{"", "devices/#", core.AccessSome, "devices/c2/state", false},
+		{"", "devices/c2/#", core.AccessNone, "devices/c2/state", false},
+		{"", "devices/+/firmware", core.AccessNone, "devices/c1/firmware", false},
+		{"alice", "plant/#", core.AccessSome, "plant/secret/x", false},
+		{"alice", "plant/#", core.AccessSome, "plant/secretx", true},
+		{"alice", "plant/secret/+", core.AccessNone, "plant/secret/x", false},
+		{"alice", "$share/g/plant/#", core.AccessSome, "plant", true},
+		{"alice", "commands/#", core.AccessNone, "commands/a b", false},
+		{"carol", "#", core.AccessSome, "users/carol/inbox", true},
+		{"carol", "#", core.AccessSome, "users/carola/inbox", false},
+	} {
+		if got := a.MaySubscribe("c1", test.user, []byte(test.filter)); got != test.want {
+			t.Errorf("user %q may subscribe to %s: %v", test.user, test.filter, got)
+		}
+		if got := a.MayReceive("c1", test.user, []byte(test.topic)); got != test.may {
+			t.Errorf("user %q may receive %s: %v", test.user, test.topic, got)
+		}
+	}
+}
+
+func TestAccessAllocatesNothingForATopic(t *testing.T) {
+	a, err := parseAccess([]byte(accessLines))
+	if err != nil {
+		t.Fatal(err)
+	}
+	topics := [][]byte{[]byte("plant/press/temperature"), []byte("devices/c1/state"), []byte("users/alice/inbox")}
+	if n := testing.AllocsPerRun(100, func() {
+		for _, topic := range topics {
+			a.MayPublish("c1", "alice", topic)
+			a.MayReceive("c1", "alice", topic)
+		}
+	}); n > 0 {
+		t.Errorf("%v allocations", n)
 	}
 }
 
@@ -88,7 +149,7 @@ func TestAccessEmptyFileDeniesEverything(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a.mayPublish("c", "", []byte("t")) || a.maySubscribe("c", "", []byte("t")) {
+	if a.MayPublish("c", "", []byte("t")) || a.MaySubscribe("c", "", []byte("t")) != core.AccessNone || a.MayReceive("c", "", []byte("t")) {
 		t.Error("an empty file gave access")
 	}
 }
@@ -98,10 +159,10 @@ func TestAccessDollarTopicsNeedTheirOwnRule(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a.mayPublish("c", "", []byte("$SYS/x")) || a.maySubscribe("c", "", []byte("$SYS/#")) {
+	if a.MayPublish("c", "", []byte("$SYS/x")) || a.MaySubscribe("c", "", []byte("$SYS/#")) != core.AccessNone || a.MayReceive("c", "", []byte("$SYS/x")) {
 		t.Error("a wildcard gave access to $SYS [MQTT-4.7.2-1]")
 	}
-	if !a.maySubscribe("c", "", []byte("#")) {
+	if !a.maySubscribeAll("c", "", []byte("#")) {
 		t.Error("# was refused where # is given")
 	}
 }
@@ -143,8 +204,14 @@ func FuzzAccess(f *testing.F) {
 		if err != nil {
 			return
 		}
-		a.mayPublish(client, user, []byte(topic))
-		a.maySubscribe(client, user, []byte(topic))
+		a.MayPublish(client, user, []byte(topic))
+		if !validName(topic) {
+			return
+		}
+		// A topic name is a filter too: for it, all and some are the same, and what a subscription gives is delivered.
+		if may, got := a.MayReceive(client, user, []byte(topic)), a.MaySubscribe(client, user, []byte(topic)); may != (got == core.AccessAll) && !strings.HasPrefix(topic, "$share") {
+			t.Errorf("user %q, client %q may receive %q: %v, may subscribe to it: %v", user, client, topic, may, got)
+		}
 	})
 }
 
@@ -181,3 +248,31 @@ func levels(s []string) [][]byte {
 func validFilter(s string) bool         { return packet.CheckTopicFilter([]byte(s)) == nil }
 func validName(s string) bool           { return packet.CheckTopicName([]byte(s)) == nil }
 func matches(filter, topic string) bool { return packet.Match([]byte(filter), []byte(topic)) }
+
+// Real clients behind a real file: what it hides is neither published, nor delivered, nor left behind as a will.
+func TestAccessOfMosquittoClients(t *testing.T) {
+	g := start(t, Config{
+		Listeners: []ListenerConfig{{Address: "127.0.0.1:0", Anonymous: true}}, PasswordFile: writeFile(t, "passwd", userLines),
+		ACLFile: writeFile(t, "acl", "topic readwrite open/#\nuser alice\ntopic open/#\ntopic secret/#\npattern write will/%u\n"),
+	})
+	alice := []string{"-u", "alice", "-P", "secret", "-q", "1"}
+	runPeer(g, "mosquitto_pub", append(alice, "-r", "-t", "secret/kept", "-m", "1")...)
+	runPeer(g, "mosquitto_pub", append(alice, "-r", "-t", "open/kept", "-m", "1")...)
+	stranger := startPeer(g, "mosquitto_sub", "-t", "#", "-q", "1", "-F", "%t")
+	stranger.expect("open/kept")
+	runPeer(g, "mosquitto_pub", append(alice, "-t", "secret/live", "-m", "2")...)
+	runPeer(g, "mosquitto_pub", append(alice, "-t", "open/live", "-m", "2")...)
+	stranger.expect("open/live")
+	refused, err := exec.Command(needPeer(t, "mosquitto_sub"), peerArgs(g, "-V", "5", "-t", "secret/#", "-W", "20")...).CombinedOutput()
+	if !strings.Contains(string(refused), "denied") {
+		t.Errorf("subscription to what may not be read: %v: %s", err, refused)
+	}
+	for will, ok := range map[string]bool{"will/alice": true, "will/bob": false} {
+		c := dial(t, g.addr(), packet.V311)
+		ack := c.connect(packet.Connect{ClientID: []byte("w"), CleanStart: true, HasUsername: true, Username: []byte("alice"),
+			HasPassword: true, Password: []byte("secret"), HasWill: true, Will: packet.WillMessage{Topic: []byte(will)}})
+		if (ack.Reason == packet.ReasonSuccess) != ok {
+			t.Errorf("CONNACK %v with the will %s", ack.Reason, will)
+		}
+	}
+}

@@ -44,12 +44,18 @@ type ListenerConfig struct {
 	// is unix: and the absolute path of a Unix socket, which gets the mode 0660 and the group of the process.
 	Address string `mapstructure:"address"`
 
-	// Anonymous lets clients in that send no username. False, the zero value, is the default. A username that is
+	// Anonymous lets clients in that send no username. False, the zero value, is the default. It is of no meaning
+	// where certificates name the users. A username that is
 	// sent is always checked when there is a password file, and refused when it is wrong.
 	Anonymous bool `mapstructure:"anonymous"`
 
 	// TLS makes the listener speak TLS 1.2 or 1.3. Nil: plain TCP.
 	TLS *TLSConfig `mapstructure:"tls"`
+
+	// ProxyProtocol says that a load balancer is in front, which begins every connection with the header of the PROXY
+	// protocol, version 1 or 2. Log lines and limits then know the client's own address. Connections without the header
+	// are refused; whoever can reach the listener can claim any address.
+	ProxyProtocol bool `mapstructure:"proxy_protocol"`
 
 	// Transport is TransportWebSocket, or empty: MQTT as such.
 	Transport string `mapstructure:"transport"`
@@ -77,10 +83,27 @@ type TLSConfig struct {
 	// ClientCA has the roots that certificates of clients must lead to. Empty: clients are not asked for one.
 	ClientCA string `mapstructure:"client_ca"`
 
-	// RequireClientCertificate refuses clients without a certificate. It does not log anybody in: a listener that
-	// is to accept them by certificate alone is anonymous as well. Default false: those that have one are checked.
+	// RequireClientCertificate refuses clients without a certificate. It does not log anybody in: see UserFrom, or make
+	// the listener anonymous as well. Default false: those that have one are checked.
 	RequireClientCertificate bool `mapstructure:"require_client_certificate"`
+
+	// CRLFile has lists of revoked certificates, each signed by a certificate of ClientCA. A list whose time is over is
+	// used all the same; certificates of which no list tells are good. Empty: none is revoked.
+	CRLFile string `mapstructure:"crl_file"`
+
+	// UserFrom makes the name in a client's certificate its user name, in the place of any that it sends, and without a
+	// password: UserFromSubjectCN or one of its siblings. A certificate without that name is refused. Empty: it does not.
+	UserFrom string `mapstructure:"user_from"`
 }
+
+// What UserFrom may be: the part of a certificate that has the name. Of several names of a kind it is the first.
+const (
+	UserFromSubjectCN = "subject_cn"
+	UserFromSubjectDN = "subject_dn" // the whole subject, as in RFC 2253: CN=press4,O=plant
+	UserFromSANDNS    = "san_dns"
+	UserFromSANEmail  = "san_email"
+	UserFromSANURI    = "san_uri"
+)
 
 // LimitsConfig bounds what clients may take.
 type LimitsConfig struct {
@@ -206,10 +229,29 @@ func (c *Config) validateListener(l ListenerConfig, report func(key, problem str
 		if t.RequireClientCertificate && t.ClientCA == "" {
 			report("tls.client_ca", "missing, but require_client_certificate is set")
 		}
+		t.validateUsers(report)
 	}
 	validateWeb(l, report)
-	if !l.Anonymous && c.PasswordFile == "" {
+	if !l.Anonymous && c.PasswordFile == "" && !l.knowsUsers() {
 		report("anonymous", "without password_file nobody can log in here: set password_file, or anonymous: true to let everyone in")
+	}
+}
+
+// knowsUsers reports that the certificates of clients say who they are.
+func (c *ListenerConfig) knowsUsers() bool { return c.TLS != nil && c.TLS.UserFrom != "" }
+
+func (c *TLSConfig) validateUsers(report func(key, problem string)) {
+	if c.CRLFile != "" && c.ClientCA == "" {
+		report("tls.crl_file", "is of use with client_ca only")
+	}
+	switch c.UserFrom {
+	case "":
+	case UserFromSubjectCN, UserFromSubjectDN, UserFromSANDNS, UserFromSANEmail, UserFromSANURI:
+		if !c.RequireClientCertificate {
+			report("tls.user_from", "needs require_client_certificate: true, or a client could leave its certificate out")
+		}
+	default:
+		report("tls.user_from", "must be subject_cn, subject_dn, san_dns, san_email or san_uri")
 	}
 }
 

@@ -12,16 +12,18 @@
 //
 // [Server.Run] is the loop: one goroutine that owns the core, the listeners and all plain sockets, so that none of
 // them needs a lock. It does not wait for disks, names, passwords or logs. Beside it run, and are gone when Run
-// returns: two that check passwords if there is a password file; one that writes log lines; and two for each TLS
-// or WebSocket connection, which hand bytes to the loop and take them from it, at most one batch at a time.
+// returns: two that check passwords if there is a password file; one that writes log lines; one that looks for changes of
+// the files of users, access and certificates; and two for each TLS or WebSocket connection, which hand bytes to the loop
+// and take them from it, at most one batch at a time.
 //
 // Everybody else reaches the loop through its inbox (inbox.go), which is bounded. The functions that the loop calls,
 // the done of Publish and the Live of an [Attachment], must not block.
 //
 // # Locks
 //
-// inbox.mu and feed.mu, which protect a few slices. Neither is held while the other is taken, or while anything else is
-// called; the log may hold its own lock while it takes inbox.mu to say that a queue has more.
+// inbox.mu and feed.mu, which protect a few slices, and guard.mu. None is held while another is taken, or while anything
+// else is called; the log may hold its own lock while it takes inbox.mu to say that a queue has more. Server.reloading is
+// held for a whole Reload and logins.heavy for a whole hash; inbox.mu is taken under the first. The loop takes neither.
 //
 // # Errors
 //
@@ -32,7 +34,8 @@
 //
 // # Deviations
 //
-// From Mosquitto's access files: a subscription is refused as a whole when it could show a topic that the client may
-// not read; Mosquitto accepts it and leaves those messages out. And without a password file every client is anonymous
-// to the access file, whatever name it gives.
+// From Mosquitto's access files: a subscription of which the client may read nothing at all is refused, Mosquitto
+// accepts it; deny wins over the patterns of everybody too, there over topic lines only; a client with a will that it
+// may not publish is not let in, and the will is checked once more when it is published, as there. And a username that
+// nobody has checked is none: its client is anonymous to the access file.
 package broker

@@ -15,26 +15,31 @@ type events struct {
 	// Constant once the core has been made.
 	core   *core.Core
 	logger *slog.Logger
-	logins *logins      // nil: there is no password file
-	scram  *scramServer // nil: no user has a secret for it
+	logins *logins // nil: there is no password file
 
 	// Owned by the loop.
+	scram      *scramServer // nil: no user has a secret for it
 	pace       pace
-	clients    int // connected
-	maxClients int // the most there were at one time
+	clients    int    // connected
+	maxClients int    // the most there were at one time
+	failed     uint64 // logins with a wrong password or an unknown user
+	delayed    uint64 // logins refused unseen
 }
 
 // Login decides at once where no password is to be checked.
 func (e *events) Login(conn *core.Conn, username string, hasUsername bool, password []byte) {
 	reason := packet.ReasonNotAuthorized
 	switch {
+	case conn.Info().User != "":
+		reason = packet.ReasonSuccess
 	case hasUsername && e.logins != nil:
-		if len(password) <= maxPassword && e.logins.ask(login{streamOf(conn), username, bytes.Clone(password)}) {
+		if len(password) <= maxPassword && e.logins.ask(login{streamOf(conn), streamOf(conn).peer.Addr(), username, bytes.Clone(password)}) {
 			return
 		}
 		reason = packet.ReasonServerBusy
 	case conn.Info().Anonymous:
-		// A username that cannot be checked is nobody's: the access file treats it as anonymous.
+		// A username that cannot be checked is nobody's: a name that anyone may give must open nothing.
+		conn.ForgetUsername()
 		reason = packet.ReasonSuccess
 	}
 	e.core.LoginResult(conn, reason == packet.ReasonSuccess, reason)
@@ -62,6 +67,11 @@ func (e *events) Refused(conn *core.Conn, reason packet.Reason, why string) {
 
 func (e *events) handshakeFailed(info core.ConnInfo, err error) {
 	e.line(slog.LevelWarn, "broker: TLS or WebSocket handshake failed", info, "err", err)
+}
+
+// refused tells of a connection that ended before the core was told of it.
+func (e *events) refused(info core.ConnInfo, err error) {
+	e.line(slog.LevelWarn, "broker: connection refused", info, "why", err)
 }
 
 // write writes one line about a connection.
@@ -109,28 +119,4 @@ func (p *pace) allow(now time.Time) (allowed bool, suppressed int) {
 		return false, suppressed
 	}
 	return true, suppressed
-}
-
-// authorizer answers the core from the access file.
-type authorizer struct {
-	file *accessFile
-	// named is set when usernames are checked. Otherwise everyone is anonymous: a name that anyone may give must
-	// open nothing.
-	named bool
-}
-
-func (a *authorizer) user(name string) string {
-	if a.named {
-		return name
-	}
-	return ""
-}
-
-func (a *authorizer) MayPublish(clientID, user string, topic []byte) bool {
-	return a.file.mayPublish(clientID, a.user(user), topic)
-}
-
-func (a *authorizer) MaySubscribe(clientID, user string, filter []byte) bool {
-	_, rest, _, err := packet.SplitShared(filter)
-	return err == nil && a.file.maySubscribe(clientID, a.user(user), rest)
 }

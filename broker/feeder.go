@@ -2,9 +2,11 @@ package broker
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -12,33 +14,37 @@ import (
 	"forebay/broker/core"
 )
 
-// feed is a connection over TLS, WebSocket or both: a goroutine reads it and hands batches to the loop, another writes
-// what the loop gives it. Both directions are bounded: the reader waits until the loop has taken its batch, the loop
-// stops giving when the writer has a full buffer.
+// feed is a connection over TLS, WebSocket or both: a goroutine reads it and hands batches to the loop, another, while
+// there is something, writes what the loop gives it. Both directions are bounded: the reader waits until the loop has
+// taken its batch, the loop stops giving when the writer has a full buffer. An idle connection has one goroutine, with
+// little on its stack, and a small buffer.
 type feed struct {
 	stream // owned by the loop
 
 	// Constant after newFeed.
-	raw    net.Conn
-	tls    *tls.Config     // nil: plain
-	config *ListenerConfig // of its listener
-	info   core.ConnInfo
-	inbox  *inbox
-	resume chan struct{} // of capacity 1: the loop has taken the batch
-	wake   chan struct{} // of capacity 1: there is something to write, or to finish
-	ended  chan struct{} // closed by the loop when the feed is gone
+	raw      net.Conn
+	listener *listener       // whose fields are the loop's
+	tls      *secure         // nil: plain. What the listener had then
+	config   *ListenerConfig // of its listener
+	inbox    *inbox
+	resume   chan struct{} // of capacity 1: the loop has taken the batch
+	ended    chan struct{} // closed by the loop when the feed is gone
 
-	// Constant once the writer has started; before, the reader's.
-	wire wire
+	// Constant once the handshake is over.
+	wire             wire
+	info             core.ConnInfo
+	peerCertificates []*x509.Certificate
+	client           netip.AddrPort // from the header of the PROXY protocol; else not valid
 
 	// Owned by the loop.
 	joined bool // the handshake is over
 	owed   bool // the reader waits, because its connection is paused
 
-	mu     sync.Mutex
-	out    []byte // guarded by mu: to be written
-	full   bool   // guarded by mu: the loop has more, and is to be told when out was taken
-	finish bool   // guarded by mu: end our side when out is written
+	mu      sync.Mutex
+	out     []byte // guarded by mu: to be written
+	full    bool   // guarded by mu: the loop has more, and is to be told when out was taken
+	finish  bool   // guarded by mu: end our side when out is written
+	writing bool   // guarded by mu: there is a writer
 }
 
 // wire is what carries the bytes of a feed. Read is called by its reader, the others by its writer.
@@ -66,8 +72,11 @@ const (
 )
 
 const (
-	// feedBatch is the size of a reader's buffer, in bytes. A TLS record is twice as long at most.
+	// feedBatch is the size of a reader's buffer while much comes, in bytes. A TLS record is twice as long at most.
 	feedBatch = 8 << 10
+	// feedSip is its size while little comes, which is to say that many times in a row less than it.
+	feedSip  = 512
+	manySips = 16
 	// feedBuffer is what the writer is given ahead, in bytes.
 	feedBuffer = 64 << 10
 	// handshakeTime bounds the handshakes of TLS and WebSocket together.
@@ -75,27 +84,31 @@ const (
 )
 
 // newFeed makes a feed of an accepted socket, which is its own from now on, also when it fails.
-func newFeed(fd int, li *listener, info core.ConnInfo, in *inbox) (*feed, error) {
+func newFeed(fd int, li *listener, peer netip.AddrPort, in *inbox) (*feed, error) {
+	info := li.info(peer)
 	file := os.NewFile(uintptr(fd), info.Remote)
 	raw, err := net.FileConn(file)
 	if err := errors.Join(err, file.Close()); err != nil { // FileConn has duplicated it
 		return nil, err
 	}
 	return &feed{
-		raw: raw, tls: li.tls, config: &li.config, info: info, inbox: in,
-		resume: make(chan struct{}, 1), wake: make(chan struct{}, 1), ended: make(chan struct{}),
+		stream: stream{peer: peer}, raw: raw, listener: li, tls: li.tls, config: &li.config, info: info, inbox: in,
+		resume: make(chan struct{}, 1), ended: make(chan struct{}),
 	}, nil
 }
 
-// readLoop does the handshake and reads until the connection ends. finish waits for the writer that it starts.
-func (f *feed) readLoop(finish *sync.WaitGroup) {
-	err := f.open()
-	if err == nil {
-		finish.Go(f.writeLoop)
-		f.inbox.postFeed(feedNote{feed: f, kind: feedOpen})
-		err = f.readAll()
+// begin does the handshake and lets a goroutine of running read. It is not its own: the handshake has made its stack
+// large.
+func (f *feed) begin(running *sync.WaitGroup) {
+	if err := f.open(); err != nil {
+		f.inbox.postFeed(feedNote{feed: f, kind: feedEnd, err: err})
+		return
 	}
-	f.inbox.postFeed(feedNote{feed: f, kind: feedEnd, err: err})
+	f.inbox.postFeed(feedNote{feed: f, kind: feedOpen})
+	running.Go(func() {
+		err := f.readAll()
+		f.inbox.postFeed(feedNote{feed: f, kind: feedEnd, err: err})
+	})
 }
 
 // open does the handshakes. One deadline for all of it: a peer that sends a byte now and then gets no more time.
@@ -103,13 +116,25 @@ func (f *feed) open() error {
 	if err := f.raw.SetDeadline(time.Now().Add(handshakeTime)); err != nil {
 		return err
 	}
-	carried := f.raw
-	if f.tls != nil {
-		secure := tls.Server(f.raw, f.tls)
-		if err := secure.Handshake(); err != nil {
+	if f.config.ProxyProtocol {
+		client, err := readProxy(f.raw)
+		if err != nil {
 			return err
 		}
-		f.wire, carried = &tlsWire{secure, f.raw}, secure
+		if client.IsValid() {
+			f.client, f.info.Remote = client, client.String()
+		}
+	}
+	carried := f.raw
+	if f.tls != nil {
+		encrypted := tls.Server(f.raw, f.tls.config)
+		if err := encrypted.Handshake(); err != nil {
+			return err
+		}
+		f.wire, carried = &tlsWire{encrypted, f.raw}, encrypted
+		if f.peerCertificates = encrypted.ConnectionState().PeerCertificates; len(f.peerCertificates) > 0 {
+			f.info.User = f.tls.from.userOf(f.peerCertificates[0])
+		}
 	}
 	if f.config.Transport == TransportWebSocket {
 		web, err := openWeb(carried, f.config)
@@ -136,8 +161,8 @@ func (w *tlsWire) endWriting() {
 }
 
 func (f *feed) readAll() error {
-	buf := make([]byte, feedBatch)
-	for {
+	buf := make([]byte, feedSip)
+	for sips := 0; ; sips++ {
 		n, err := f.wire.Read(buf)
 		if n > 0 {
 			f.inbox.postFeed(feedNote{feed: f, kind: feedRead, batch: buf[:n]})
@@ -150,43 +175,49 @@ func (f *feed) readAll() error {
 		if err != nil {
 			return err
 		}
+		if n >= feedSip {
+			sips = 0
+			if len(buf) == feedSip {
+				buf = make([]byte, feedBatch)
+			}
+		} else if sips == manySips && len(buf) == feedBatch {
+			buf = make([]byte, feedSip)
+		}
 	}
 }
 
-// writeLoop writes what the loop has given until the feed is gone or broken. The reader sees a broken one as well.
-func (f *feed) writeLoop() {
+// writeAll writes what the loop has given until there is nothing more, or the connection is broken, which its reader
+// sees as well.
+func (f *feed) writeAll() {
 	for {
-		select {
-		case <-f.wake:
-		case <-f.ended:
-			return
-		}
 		f.mu.Lock()
-		b := f.out
-		f.out = nil // an idle connection keeps nothing
-		full, finish := f.full, f.finish
-		f.full = false
+		b, full, finish := f.out, f.full, f.finish
+		f.out, f.full = nil, false // an idle connection keeps nothing
+		f.writing = len(b) > 0
 		f.mu.Unlock()
 		if full {
 			f.inbox.postFeed(feedNote{feed: f, kind: feedRoom})
 		}
 		if len(b) > 0 {
 			if _, err := f.wire.Write(b); err != nil {
-				return
+				return // as one that writes for ever: nobody takes its place
 			}
+			continue
 		}
 		if finish {
 			f.wire.endWriting()
-			return
 		}
+		return
 	}
 }
 
-// poke makes the writer look. It does not block.
-func (f *feed) poke() {
-	select {
-	case f.wake <- struct{}{}:
-	default: // it will look anyhow
+// write makes sure that there is a writer.
+func (f *feed) write(l *loop) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.writing {
+		f.writing = true
+		l.feeders.Go(f.writeAll)
 	}
 }
 
@@ -210,7 +241,7 @@ func (f *feed) flush(l *loop) {
 	if given > 0 {
 		l.bytesOut += uint64(given)
 		f.conn.Wrote(given)
-		f.poke()
+		f.write(l)
 	}
 	if f.conn.Closing() {
 		l.closeSoon(&f.stream)
@@ -219,7 +250,7 @@ func (f *feed) flush(l *loop) {
 			f.mu.Lock()
 			f.finish = true
 			f.mu.Unlock()
-			f.poke()
+			f.write(l)
 		}
 	}
 	f.letRead()
@@ -247,14 +278,14 @@ func (f *feed) close(l *loop, why string) {
 }
 
 // adoptFeed makes a feed of an accepted socket. The core hears of it when the handshakes are over.
-func (l *loop) adoptFeed(fd int, remote string, li *listener) error {
-	f, err := newFeed(fd, li, li.info(remote), l.inbox)
+func (l *loop) adoptFeed(fd int, peer netip.AddrPort, li *listener) error {
+	f, err := newFeed(fd, li, peer, l.inbox)
 	if err != nil {
 		return err
 	}
 	l.open++
 	l.feeds[f] = struct{}{}
-	l.feeders.Go(func() { f.readLoop(&l.feeders) })
+	l.feeders.Go(func() { f.begin(&l.feeders) })
 	return nil
 }
 
@@ -267,6 +298,14 @@ func (l *loop) onFeed(n feedNote) {
 	switch n.kind {
 	case feedOpen:
 		f.joined = true
+		if err := f.lateCertificate(); err != nil {
+			l.events.handshakeFailed(f.info, err)
+			f.close(l, closedByUs)
+			return
+		}
+		if f.client.IsValid() {
+			f.peer = f.client
+		}
 		l.join(&f.stream, f, f.info)
 	case feedRead:
 		f.owed = true

@@ -17,6 +17,7 @@ type logQueue struct {
 // logLines is what a logQueue and all that were derived from it share.
 type logLines struct {
 	queue  chan logLine
+	ending chan struct{} // closed by stop
 	lost   atomic.Int64
 	finish sync.WaitGroup
 }
@@ -30,25 +31,37 @@ type logLine struct {
 const maxLines = 1024
 
 func newLogQueue(to slog.Handler) *logQueue {
-	return &logQueue{lines: &logLines{queue: make(chan logLine, maxLines)}, to: to}
+	return &logQueue{lines: &logLines{queue: make(chan logLine, maxLines), ending: make(chan struct{})}, to: to}
 }
 
 // start starts the goroutine that writes. stop must follow.
 func (q *logQueue) start() {
 	q.lines.finish.Go(func() {
-		for line := range q.lines.queue {
-			// A log that cannot be written to cannot be told so.
-			_ = line.to.Handle(context.Background(), line.record)
-			if n := q.lines.lost.Swap(0); n > 0 {
-				slog.New(q.to).Warn("broker: log lines were lost because the log is slow", "lines", n)
+		for {
+			select {
+			case line := <-q.lines.queue:
+				q.write(line)
+			case <-q.lines.ending:
+				for len(q.lines.queue) > 0 {
+					q.write(<-q.lines.queue)
+				}
+				return
 			}
 		}
 	})
 }
 
-// stop waits until everything has been written. Nothing is to be logged any more.
+func (q *logQueue) write(line logLine) {
+	// A log that cannot be written to cannot be told so.
+	_ = line.to.Handle(context.Background(), line.record)
+	if n := q.lines.lost.Swap(0); n > 0 {
+		slog.New(q.to).Warn("broker: log lines were lost because the log is slow", "lines", n)
+	}
+}
+
+// stop waits until everything has been written. What is logged afterwards is lost.
 func (q *logQueue) stop() {
-	close(q.lines.queue)
+	close(q.lines.ending)
 	q.lines.finish.Wait()
 }
 

@@ -166,9 +166,7 @@ func (l *loop) takeMail() {
 		l.core.QueueReady(id)
 	}
 	for _, a := range m.logins {
-		if a.stream.conn != nil { // else it is gone already
-			l.core.LoginResult(a.stream.conn, a.reason == packet.ReasonSuccess, a.reason)
-		}
+		l.onLogin(a)
 	}
 	for _, fn := range m.calls {
 		fn()
@@ -187,6 +185,25 @@ func (l *loop) takeMail() {
 	if stop && !l.draining {
 		l.drain()
 	}
+}
+
+// onLogin takes the answer about a password.
+func (l *loop) onLogin(a loginAnswer) {
+	switch a.reason {
+	case packet.ReasonBadUserNameOrPassword:
+		l.events.failed++
+	case packet.ReasonConnectionRateExceeded:
+		l.events.delayed++
+	}
+	s := a.stream
+	if s.conn == nil {
+		return // it is gone already
+	}
+	if a.hash != nil && !a.hash.equal(l.events.logins.users.Load().users[s.conn.Username()]) {
+		a.reason = packet.ReasonBadUserNameOrPassword // of a file that has been replaced meanwhile
+	}
+	s.hash = a.hash
+	l.core.LoginResult(s.conn, a.reason == packet.ReasonSuccess, a.reason)
 }
 
 // publish gives a message from inside the process to the core.
@@ -213,6 +230,7 @@ func (l *loop) stats() Stats {
 	return Stats{
 		Stats: l.core.Stats(), Clients: l.events.clients, MaxClients: l.events.maxClients,
 		Sockets: l.open, Panics: l.panics, BytesReceived: l.bytesIn, BytesSent: l.bytesOut,
+		LoginsFailed: l.events.failed, LoginsDelayed: l.events.delayed,
 	}
 }
 
@@ -239,6 +257,9 @@ func (l *loop) sweep() {
 	l.swept = l.now
 	left := l.closing[:0]
 	for _, s := range l.closing {
+		if s.closeBy.IsZero() {
+			continue
+		}
 		if !s.gone && l.now.After(s.closeBy) {
 			s.carrier.close(l, closedByUs)
 		}

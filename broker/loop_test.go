@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"forebay/broker/core"
 	"forebay/broker/packet"
 )
 
@@ -41,7 +42,7 @@ func TestPublishReachesSubscriber(t *testing.T) {
 	}
 }
 
-// The loop must put packets together however the network has cut them.
+// The loop must put packets together however the network has cut them. [MQTT-4.2-1]
 func TestPacketsInPieces(t *testing.T) {
 	g := start(t, anyPort())
 	sub := g.client(packet.V5, "sub")
@@ -453,7 +454,8 @@ func (brittle) MayPublish(_, _ string, topic []byte) bool {
 	return true
 }
 
-func (brittle) MaySubscribe(_, _ string, _ []byte) bool { return true }
+func (brittle) MaySubscribe(_, _ string, _ []byte) core.Access { return core.AccessAll }
+func (brittle) MayReceive(_, _ string, _ []byte) bool          { return true }
 
 func TestPanicInOnePacketClosesItsSender(t *testing.T) {
 	g := open(t, t.TempDir(), anyPort())

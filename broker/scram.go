@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/xdg-go/scram"
 
@@ -127,7 +128,10 @@ func newScramServer(users *userFile) *scramServer {
 		return mac.Sum(nil)
 	}
 	server, err := scram.SHA256.NewServer(func(name string) (scram.StoredCredentials, error) {
-		s := users.users[name].scram
+		var s *scramSecret
+		if h := users.users[name]; h != nil {
+			s = h.scram
+		}
 		if s == nil {
 			s = &scramSecret{iterations, derive("salt", name)[:scramSaltSize], derive("stored", name), derive("server", name)}
 		}
@@ -165,14 +169,24 @@ func (e *events) scramStep(s *stream, step core.AuthStep) core.AuthAnswer {
 	if s.scram == nil || len(step.Data) > maxScramData || bytes.IndexByte(step.Data, 0) >= 0 {
 		return refused
 	}
+	proof := s.scram.Username() != "" // what comes is no first message
+	if proof && !e.logins.guard.allows(s.peer.Addr(), s.scram.Username(), time.Now()) {
+		e.delayed++
+		return core.AuthAnswer{Reason: packet.ReasonConnectionRateExceeded}
+	}
 	text, err := s.scram.Step(string(step.Data))
 	switch {
-	case err != nil:
+	case err != nil && proof:
+		e.failed++
+		e.logins.noteWrong(s.peer.Addr(), s.scram.Username())
 		return refused // whether it was the name or the password is not told
+	case err != nil:
+		return refused
 	case !s.scram.Done():
 		return core.AuthAnswer{More: true, Data: []byte(text)}
 	case !s.scram.Valid() || s.scram.AuthzID() != "" && s.scram.AuthzID() != s.scram.Username():
 		return refused // nobody acts for another
 	}
+	s.hash = e.logins.users.Load().users[s.scram.Username()]
 	return core.AuthAnswer{Username: s.scram.Username(), Data: []byte(text)}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	"forebay/broker/core"
@@ -28,6 +29,12 @@ type Server struct {
 	durable   *durableLog
 	loop      *loop
 	inbox     inbox
+
+	ended      chan struct{} // closed when Run returns
+	watchEvery time.Duration
+
+	reloading sync.Mutex       // held by Reload from its beginning to its end
+	read      map[string]stamp // guarded by reloading: of the files when they were last read
 }
 
 // Message is published from inside the process: telemetry, a bridge's downlink, a status.
@@ -71,6 +78,9 @@ type Stats struct {
 	Panics     int // bugs that closed one connection
 
 	BytesReceived, BytesSent uint64 // of MQTT, from and to clients
+
+	LoginsFailed  uint64 // wrong passwords and unknown users
+	LoginsDelayed uint64 // logins refused unseen, because too many before them had failed
 }
 
 // consumerPrefix begins the names of attachments in the log. Those of sessions begin with "session/".
@@ -83,7 +93,10 @@ const consumerPrefix = "bridge/"
 // After New, Run must be called to release what was bound, if only with a context that is done.
 func New(cfg Config, log *storage.Log, logger *slog.Logger) (*Server, error) {
 	cfg.SetDefaults()
-	s := &Server{cfg: cfg, store: log, queue: newLogQueue(logger.Handler())}
+	s := &Server{
+		cfg: cfg, store: log, queue: newLogQueue(logger.Handler()),
+		ended: make(chan struct{}), watchEvery: watchInterval, read: stamps(cfg.files()),
+	}
 	s.lines = slog.New(s.queue)
 	s.cfg.Limits.Connections = affordable(cfg.Limits.Connections, logger)
 	users, access, err := loadFiles(cfg)
@@ -126,11 +139,7 @@ func (s *Server) bind(logger *slog.Logger) error {
 			problems = append(problems, err)
 			continue
 		}
-		// It is not refused: the clock may be wrong, and the rest of the gateway has work to do.
-		if l.tls != nil && time.Now().After(l.tls.Certificates[0].Leaf.NotAfter) {
-			logger.Error("broker: the certificate has expired, clients will refuse it", "listener", c.Address,
-				"certificate", c.TLS.Certificate, "expired", l.tls.Certificates[0].Leaf.NotAfter)
-		}
+		l.tls.warnExpired(c.Address, logger)
 		s.listeners = append(s.listeners, l)
 		s.addrs = append(s.addrs, l.addr)
 	}
@@ -150,10 +159,10 @@ func (s *Server) restore(users *userFile, access *accessFile, logger *slog.Logge
 		ResponseInformation: s.cfg.ResponseInformation,
 	}
 	if access != nil {
-		cfg.Authorizer = &authorizer{file: access, named: users != nil}
+		cfg.Authorizer = access
 	}
 	if users != nil {
-		s.logins = newLogins(users, &s.inbox)
+		s.logins = newLogins(users, &s.inbox, s.lines)
 	}
 	e := &events{logger: s.lines, logins: s.logins}
 	if users != nil {
@@ -181,6 +190,7 @@ func (s *Server) restore(users *userFile, access *accessFile, logger *slog.Logge
 // acknowledgements that they wait for and are disconnected. It returns when all of the server's goroutines are gone;
 // nil after a stop that was asked for. Call it once.
 func (s *Server) Run(ctx context.Context) error {
+	defer close(s.ended)
 	s.queue.start()
 	defer s.queue.stop()
 	if s.logins != nil {
@@ -201,6 +211,11 @@ func (s *Server) Run(ctx context.Context) error {
 		defer l.file.remove()
 		s.lines.Info("broker: listening", "address", l.addr.String(), "tls", l.tls != nil, "websocket", l.config.Transport == TransportWebSocket, "anonymous", l.config.Anonymous)
 	}
+	watching, stopWatching := context.WithCancel(ctx)
+	var watcher sync.WaitGroup
+	watcher.Go(func() { s.watch(watching) })
+	defer watcher.Wait()
+	defer stopWatching()
 	// What was safe, or had failed, before anybody could tell Safe.
 	s.Safe(s.store.Safe(), s.store.Stats().Err)
 	return s.loop.run()

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -20,6 +19,8 @@ type socket struct {
 	fd         int
 	generation int32  // tells this socket from an earlier one with the same descriptor
 	events     uint32 // what epoll is asked for
+
+	proxied *listener // the header of the PROXY protocol has not come yet; nil: it has, or there is none
 }
 
 func (s *socket) flush(l *loop)             { l.flushSocket(s) }
@@ -31,9 +32,9 @@ type listener struct {
 	config ListenerConfig
 	addr   net.Addr
 	fd     int
-	tls    *tls.Config // nil: plain
 	file   *socketFile // nil: not a Unix socket
 
+	tls         *secure   // nil: plain. Replaced by Server.Reload
 	pausedUntil time.Time // accepting failed for want of resources; zero: it goes on
 }
 
@@ -63,7 +64,7 @@ func affordable(connections int, logger *slog.Logger) int {
 
 // listen binds one address.
 func listen(cfg ListenerConfig) (*listener, error) {
-	secure, err := cfg.TLS.load()
+	door, err := cfg.TLS.load()
 	if err != nil {
 		return nil, fmt.Errorf("broker: listen on %s: %w", cfg.Address, err)
 	}
@@ -72,14 +73,14 @@ func listen(cfg ListenerConfig) (*listener, error) {
 	if path, ok := cfg.unixPath(); ok {
 		l, file, err = listenUnix(path)
 	} else {
-		l, err = net.Listen("tcp", cfg.Address)
+		l, err = net.Listen("tcp", cfg.Address) // [MQTT-4.2-1]
 	}
 	if err != nil {
 		return nil, fmt.Errorf("broker: listen on %s: %w", cfg.Address, bindCause(err))
 	}
 	// The descriptor is duplicated and Go's listener closed: the loop is to be the only one that watches it.
 	defer func() { _ = l.Close() }() // the duplicate has the socket
-	li := &listener{config: cfg, addr: l.Addr(), tls: secure, file: file}
+	li := &listener{config: cfg, addr: l.Addr(), tls: door, file: file}
 	if li.fd, err = duplicate(l.(syscall.Conn)); err == nil && file == nil {
 		err = setOptions(li.fd)
 	}
@@ -140,15 +141,15 @@ func bindCause(err error) error {
 // what was written is the kernel's.
 func closeFD(fd int) { _ = unix.Close(fd) }
 
-// remoteAddress writes the peer's address as host:port; that of a Unix socket has no name.
-func remoteAddress(sa unix.Sockaddr) string {
+// peerOf returns the peer's address and port; that of a Unix socket has none and is not valid.
+func peerOf(sa unix.Sockaddr) netip.AddrPort {
 	switch a := sa.(type) {
 	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)).String()
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
 	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port)).String()
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
 	}
-	return "unix"
+	return netip.AddrPort{}
 }
 
 // accept takes new connections.
@@ -175,7 +176,7 @@ func (l *loop) accept(li *listener) {
 		if li.feeds() {
 			adopt = l.adoptFeed
 		}
-		if err := adopt(fd, remoteAddress(sa), li); err != nil {
+		if err := adopt(fd, peerOf(sa), li); err != nil {
 			l.pauseListener(li, err)
 			return
 		}
@@ -186,12 +187,16 @@ func (l *loop) accept(li *listener) {
 func (li *listener) feeds() bool { return li.tls != nil || li.config.Transport == TransportWebSocket }
 
 // info is what the core is told of a connection.
-func (li *listener) info(remote string) core.ConnInfo {
+func (li *listener) info(peer netip.AddrPort) core.ConnInfo {
+	remote := "unix"
+	if peer.IsValid() {
+		remote = peer.String()
+	}
 	return core.ConnInfo{Remote: remote, Listener: li.config.Address, Anonymous: li.config.Anonymous}
 }
 
 // adopt makes a connection of an accepted socket, and closes it when that fails.
-func (l *loop) adopt(fd int, remote string, li *listener) error {
+func (l *loop) adopt(fd int, peer netip.AddrPort, li *listener) error {
 	l.generation++
 	s := &socket{fd: fd, generation: l.generation, events: unix.EPOLLIN}
 	if err := l.poll.add(fd, s.generation, s.events); err != nil {
@@ -203,7 +208,13 @@ func (l *loop) adopt(fd int, remote string, li *listener) error {
 	}
 	l.sockets[fd] = s
 	l.open++
-	l.join(&s.stream, s, li.info(remote))
+	s.peer, s.carrier = peer, s
+	if li.config.ProxyProtocol {
+		s.proxied = li
+		l.closeAfter(&s.stream, handshakeTime)
+		return nil
+	}
+	l.join(&s.stream, s, li.info(peer))
 	return nil
 }
 
@@ -256,6 +267,8 @@ func (l *loop) readSocket(s *socket) {
 		l.closeSocket(s, err.Error())
 	case n == 0:
 		l.closeSocket(s, closedByClient)
+	case s.proxied != nil:
+		l.readHeader(s, buf[:front+n])
 	case s.conn == nil: // thrown away
 	default:
 		l.bytesIn += uint64(n)
@@ -347,6 +360,7 @@ func (l *loop) closeSocket(s *socket, why string) {
 		return
 	}
 	l.lost(&s.stream, why)
+	l.release(&s.stream)
 	s.gone = true
 	l.sockets[s.fd] = nil
 	l.open--

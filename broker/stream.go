@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"net/netip"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -16,13 +17,16 @@ import (
 type stream struct {
 	conn    *core.Conn // nil once the core has been told that it is lost
 	carrier carrier
+	peer    netip.AddrPort // not valid on a Unix socket
+	hash    *passwordHash  // that the client's password fitted; nil: it logged in without
 
 	// kept are the bytes that the core has left: the beginning of a packet, or, when held, whole packets of a
 	// connection that is paused. An idle connection keeps nothing.
 	kept []byte
 	held bool
 
-	// closeBy is set when the core has done with the connection: its last output may leave until then. When it has,
+	// closeBy is set when the header of the PROXY protocol is awaited, which may take until then, and when the core has
+	// done with the connection: its last output may leave until then. When it has,
 	// our side is shut down and what still arrives is thrown away until the peer has closed too: closing at once
 	// would send a reset, which can overtake what was written last.
 	closeBy time.Time
@@ -63,9 +67,14 @@ func (l *loop) join(s *stream, c carrier, info core.ConnInfo) {
 // closeSoon sets the time at which a connection that the core has ended is closed without further waiting.
 func (l *loop) closeSoon(s *stream) {
 	if s.closeBy.IsZero() {
-		s.closeBy = l.now.Add(closeTime)
-		l.closing = append(l.closing, s)
+		l.closeAfter(s, closeTime)
 	}
+}
+
+// closeAfter closes a connection at a time, unless closeBy is set to zero before.
+func (l *loop) closeAfter(s *stream, wait time.Duration) {
+	s.closeBy = l.now.Add(wait)
+	l.closing = append(l.closing, s)
 }
 
 // roomBehind returns the buffer to read into and the number of bytes at its front that were kept from before; nil

@@ -1,43 +1,29 @@
 package broker
 
 import (
-	"bytes"
-	"crypto/pbkdf2"
 	"crypto/sha512"
-	"crypto/subtle"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 )
 
-// userFile is a password file as mosquitto_passwd writes it: one "name:hash" a line, where the hash is
-// "$7$iterations$salt$key" (PBKDF2 with HMAC-SHA-512, since Mosquitto 2.0) or "$6$salt$key" (one SHA-512 of password
-// and salt, Mosquitto 1.6), salt and key in Base64, or a scramSecret. Empty lines and lines that begin with # are skipped. It is not
-// changed once it is read, so any goroutine may ask it.
+// userFile is a password file as forebay passwd and mosquitto_passwd write it: one "name:hash" a line, where the hash is
+// "$argon2id$v=19$m=KIB,t=PASSES,p=LANES$salt$key", "$7$iterations$salt$key" (PBKDF2 with HMAC-SHA-512, since Mosquitto
+// 2.0) or "$6$salt$key" (one SHA-512 of password and salt, Mosquitto 1.6), salt and key in Base64, or a scramSecret.
+// Empty lines and lines that begin with # are skipped. It is not changed once it is read, so any goroutine may ask it.
 type userFile struct {
-	users map[string]passwordHash
+	users map[string]*passwordHash
+	// decoy is what a name costs that is not there: as much as the first that is, so that time tells nobody which
+	// names there are.
+	decoy *passwordHash
+	heavy bool // there are hashes that take much memory
 }
 
-// passwordHash is what is known of one password.
-type passwordHash struct {
-	iterations int // of PBKDF2; 0: the single hash of $6$
-	salt, key  []byte
-	scram      *scramSecret // instead of all these
-}
-
-// Limits of a password file. The iterations bound what a login may cost: about a second.
-const (
-	maxUserFile   = 16 << 20
-	maxIterations = 2_000_000
-	maxSalt       = 1024
-)
-
-var errNoHash = errors.New("password is not hashed in a known way: write it with mosquitto_passwd (sha512-pbkdf2 or sha512)")
+// maxUserFile bounds the size of a password file, in bytes.
+const maxUserFile = 16 << 20
 
 // loadUsers reads a password file. The errors of all lines are joined; none holds anything of a hash.
 func loadUsers(path string) (*userFile, error) {
@@ -68,8 +54,8 @@ func readBounded(path string, limit int64) ([]byte, error) {
 }
 
 // sorted returns what is known of the passwords, by name.
-func (u *userFile) sorted() []passwordHash {
-	var list []passwordHash
+func (u *userFile) sorted() []*passwordHash {
+	var list []*passwordHash
 	for _, name := range slices.Sorted(maps.Keys(u.users)) {
 		list = append(list, u.users[name])
 	}
@@ -77,7 +63,10 @@ func (u *userFile) sorted() []passwordHash {
 }
 
 func parseUsers(b []byte) (*userFile, error) {
-	u := &userFile{users: map[string]passwordHash{}}
+	u := &userFile{
+		users: map[string]*passwordHash{},
+		decoy: &passwordHash{kind: hashPBKDF2, rounds: 101, salt: []byte("nobody"), key: make([]byte, sha512.Size)},
+	}
 	var problems []error
 	number := 0
 	for line := range strings.Lines(string(b)) {
@@ -101,62 +90,26 @@ func parseUsers(b []byte) (*userFile, error) {
 			problems = append(problems, fmt.Errorf("line %d: %w", number, err))
 			continue
 		}
+		if len(u.users) == 0 {
+			decoy := *h
+			decoy.key = make([]byte, len(h.key))
+			u.decoy = &decoy
+		}
 		u.users[name] = h
+		u.heavy = u.heavy || h.kind == hashArgon2id
 	}
 	return u, errors.Join(problems...)
 }
 
-func parseHash(text string) (passwordHash, error) {
-	fields := strings.Split(text, "$")
-	var h passwordHash
-	switch {
-	case len(fields) > 1 && fields[1] == scramTag:
-		s, err := parseScram(fields)
-		h.scram = &s
-		return h, err
-	case len(fields) == 5 && fields[0] == "" && fields[1] == "7":
-		n, err := strconv.Atoi(fields[2])
-		if err != nil || n < 1 || n > maxIterations {
-			return h, fmt.Errorf("iterations must be between 1 and %d", maxIterations)
-		}
-		h.iterations = n
-	case len(fields) == 4 && fields[0] == "" && fields[1] == "6":
-	default:
-		return h, errNoHash
-	}
-	var err1, err2 error
-	h.salt, err1 = base64.StdEncoding.DecodeString(fields[len(fields)-2])
-	h.key, err2 = base64.StdEncoding.DecodeString(fields[len(fields)-1])
-	if err1 != nil || err2 != nil || len(h.salt) == 0 || len(h.salt) > maxSalt || len(h.key) != sha512.Size {
-		return h, errors.New("hash is damaged")
-	}
-	return h, nil
-}
-
-// verify reports whether the password of the user is right. It takes as long for a user who does not exist as for
-// one of mosquitto_passwd's default strength. It computes for up to a second: never call it in the loop.
-func (u *userFile) verify(name string, password []byte) bool {
+// verify checks a password and returns the hash that it fits; nil if it is wrong or there is no such user. It computes
+// as passwordHash.matches does, and as long for a user who does not exist as for the first one who does.
+func (u *userFile) verify(name string, password []byte) *passwordHash {
 	h, known := u.users[name]
 	if !known {
-		h = passwordHash{iterations: 101, salt: []byte("nobody"), key: make([]byte, sha512.Size)}
+		h = u.decoy
 	}
-	return h.matches(password) && known
-}
-
-func (h passwordHash) matches(password []byte) bool {
-	if h.scram != nil {
-		return h.scram.matches(password)
+	if !h.matches(password) || !known {
+		return nil
 	}
-	var got []byte
-	if h.iterations == 0 {
-		sum := sha512.Sum512(bytes.Join([][]byte{password, h.salt}, nil))
-		got = sum[:]
-	} else {
-		key, err := pbkdf2.Key(sha512.New, string(password), h.salt, h.iterations, sha512.Size)
-		if err != nil { // only FIPS mode refuses, for a short salt
-			return false
-		}
-		got = key
-	}
-	return subtle.ConstantTimeCompare(got, h.key) == 1
+	return h
 }

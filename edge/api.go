@@ -171,6 +171,7 @@ func (a *api) control() http.Handler {
 
 // look adds what changes nothing and tells no names of clients.
 func (a *api) look(mux *http.ServeMux) http.Handler {
+	mux.HandleFunc("GET /metrics", a.metrics)
 	mux.HandleFunc("GET /healthz", a.healthz)
 	mux.HandleFunc("GET /readyz", a.readyz)
 	return mux

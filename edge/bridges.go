@@ -9,7 +9,8 @@ import (
 	"forebay/broker"
 )
 
-// uplink is a bridge of the configuration.
+// uplink is a bridge of the configuration. It does not change but for stage,
+// which is for who has the token of Gateway.turn.
 type uplink struct {
 	cfg    bridge.Config
 	bridge *bridge.Bridge
@@ -45,11 +46,12 @@ func (g *Gateway) newBridges() {
 // newUplink makes a bridge. One that a reload has removed comes back as it was.
 func (g *Gateway) newUplink(cfg bridge.Config) (*uplink, error) {
 	if b := g.removed[cfg.Name]; b != nil {
-		if err := b.Change(cfg); err != nil {
+		next, err := b.Successor(cfg)
+		if err != nil {
 			return nil, err
 		}
 		delete(g.removed, cfg.Name)
-		return &uplink{cfg: cfg, bridge: b}, nil
+		return &uplink{cfg: cfg, bridge: next}, nil
 	}
 	env := bridge.Environment{Site: g.cfg.Site, Broker: &localBroker{server: g.server}, Log: g.store, Logger: g.log}
 	if g.forgotten[cfg.Name] {
@@ -140,11 +142,4 @@ func (g *Gateway) stopUplink(u *uplink) error {
 	deadline, release := within(DrainTime)
 	defer release()
 	return stop(deadline, u.stage)
-}
-
-// changeUplink gives a bridge that has been stopped another configuration.
-func (g *Gateway) changeUplink(u *uplink, cfg bridge.Config) error {
-	err := u.bridge.Change(cfg)
-	u.cfg = cfg
-	return err
 }

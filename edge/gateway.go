@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -94,6 +95,8 @@ func Open(cfg *Config, log *slog.Logger) (*Gateway, error) {
 		return nil, errors.Join(fmt.Errorf("edge: open modbus: %w", err), g.Close())
 	}
 	g.api = newAPI(g)
+	// What reading the store has taken, twice the journal perhaps, would stay with the process for minutes.
+	debug.FreeOSMemory()
 	return g, nil
 }
 

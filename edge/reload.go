@@ -40,8 +40,9 @@ func (g *Gateway) ForgetBridge(ctx context.Context, name string) (messages int64
 }
 
 // Reload reads the configuration file again and puts what differs in force:
-// bridges, which keep their queues, Modbus links, and the log level. Everything
-// else goes on undisturbed. It returns what it did, in words.
+// bridges, which keep their queues, Modbus links, the log level, and what is in
+// the broker's files of users, access and certificates. Everything else goes on
+// undisturbed. It returns what it did, in words.
 //
 // A *ConfigError means that nothing was changed: the file is wrong, or asks for
 // what needs a restart. After any other error some of it is in force; it says
@@ -77,11 +78,12 @@ func (g *Gateway) Reload(ctx context.Context) (changes []string, err error) {
 	onBridges, err1 := g.reloadBridges(next)
 	onLinks, err2 := g.reloadLinks(next)
 	changes = slices.Concat(changes, onBridges, onLinks)
+	err3 := g.reloadFiles(ctx)
 	g.log.Info("configuration reloaded", "config", next.source, "changes", len(changes))
 	for _, c := range changes {
 		g.log.Info("reload: " + c)
 	}
-	if err := errors.Join(err1, err2); err != nil {
+	if err := errors.Join(err1, err2, err3); err != nil {
 		g.log.Error("reload: not all of the configuration is in force", "err", err)
 		return changes, err
 	}
@@ -114,6 +116,13 @@ func (p *problems) differs(path string, was, is reflect.Value) {
 			p.differs(join(path, key), was.Field(i), is.Field(i))
 		}
 	}
+}
+
+// reloadFiles makes the broker read its files again.
+func (g *Gateway) reloadFiles(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), DrainTime)
+	defer cancel()
+	return g.server.Reload(ctx)
 }
 
 // reloadBridges stops the bridges that have gone or differ, and starts what is
@@ -160,24 +169,21 @@ func (g *Gateway) reloadBridge(u *uplink, cfg bridge.Config) (now *uplink, what 
 	if u != nil && reflect.DeepEqual(u.cfg, cfg) {
 		return u, "", nil
 	}
-	if u == nil {
-		if u, err = g.newUplink(cfg); err != nil {
-			return nil, "", err
-		}
-		what = "added"
-	} else {
+	what = "added"
+	if u != nil {
 		if err := g.stopUplink(u); err != nil {
 			return u, "", err
 		}
-		g.mu.Lock() // nobody may ask for its status meanwhile
-		err = g.changeUplink(u, cfg)
-		g.mu.Unlock()
 		what = "changed"
+		g.removed[cfg.Name] = u.bridge // newUplink finds it there
 	}
-	// Run attaches if that has not been possible.
-	err = errors.Join(err, u.bridge.Attach())
-	g.runUplink(u)
-	return u, what, err
+	now, err = g.newUplink(cfg)
+	if err != nil {
+		return nil, "", err
+	}
+	err = now.bridge.Attach() // Run does it if that has not been possible
+	g.runUplink(now)
+	return now, what, err
 }
 
 // reloadLinks stops the Modbus links that have gone or differ, and starts what

@@ -20,7 +20,7 @@ type Report struct {
 	Config  string          `json:"config,omitempty"` // the file
 	Started time.Time       `json:"started"`
 	Uptime  int64           `json:"uptime_seconds"`
-	Ready   bool            `json:"ready"`
+	Ready   bool            `json:"ready"` // as /readyz
 	Broker  BrokerReport    `json:"broker"`
 	Bridges []bridge.Status `json:"bridges"` // as on $SYS/forebay/bridges/<name>
 	Modbus  ModbusReport    `json:"modbus"`
@@ -136,6 +136,7 @@ func (g *Gateway) Report(ctx context.Context) (Report, error) {
 	}
 	r.Modbus = ModbusReport{Links: linkReports(g.fieldbus.stats(), g.telemetry.unitStates()), Samples: s.Samples, SamplesRefused: s.SamplesRefused}
 	r.Storage = g.storageReport(path, orphans)
+	r.Ready = r.Ready && r.Storage.Error == ""
 	return r, nil
 }
 

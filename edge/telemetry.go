@@ -117,7 +117,7 @@ func (t *telemetry) UnitState(s modbus.UnitState) {
 }
 
 // errStopped is the error of units that nobody asks any more.
-var errStopped = errors.New("the gateway has stopped")
+var errStopped = errors.New("it is not polled any more")
 
 // stopped takes back, when the poller of a link has ended, what is retained
 // about its units: a state that nobody keeps up to date would look like a

@@ -153,7 +153,7 @@ func TestTelemetryPublishes(t *testing.T) {
 	}
 	// A stopped gateway knows nothing of its units.
 	tel.stopped(link, at)
-	const stopped = `{"state":"offline","since":"1970-01-01T00:16:40.000Z","error":"the gateway has stopped","counters":{"request":9,"late":2,"exception_2":3,"exception_11":1}}`
+	const stopped = `{"state":"offline","since":"1970-01-01T00:16:40.000Z","error":"it is not polled any more","counters":{"request":9,"late":2,"exception_2":3,"exception_11":1}}`
 	if got := server.take(); len(got) != 1 || got[0].Topic != want[2].Topic || !got[0].Retain || string(got[0].Payload) != stopped {
 		t.Errorf("at the end: %v, want %s on %s", got, stopped, want[2].Topic)
 	}

@@ -125,6 +125,24 @@ subscribe test/live
 publish test/live "it is served"
 [ "$(receive test/live)" = "it is served" ] || fail "the message did not come back"
 
+step "reload: a change is taken, a wrong file refused, and the process stays"
+pid=$(property MainPID)
+guest forebay status
+[ "$(guest stat -c %U:%G:%a /run/forebay/control.sock)" = forebay:forebay:660 ] || fail "owner or mode of the control socket"
+guest runuser -u nobody -- forebay status && fail "everyone may use the control socket"
+guest runuser -u nobody -g forebay -- forebay status >/dev/null || fail "the group may not use the control socket"
+guest cp -p /etc/forebay/forebay.yaml /srv/good.yaml
+guest sed -i 's/^  level: info/  level: debug/' /etc/forebay/forebay.yaml
+guest systemctl reload forebay || fail "reload"
+guest journalctl -q --no-pager -u forebay -n 20 | grep -q 'log level debug' || fail "the reload says nothing"
+guest sh -c 'echo "nonsense: [" >>/etc/forebay/forebay.yaml'
+guest systemctl reload forebay && fail "a wrong configuration was taken"
+state ActiveState active || fail "the reload ended it"
+guest cp -p /srv/good.yaml /etc/forebay/forebay.yaml
+guest systemctl reload forebay || fail "reload"
+[ "$(property MainPID)" = "$pid" ] || fail "the reload restarted it"
+[ "$(property NRestarts)" = 0 ] || fail "it was restarted"
+
 step "upgrade: edited configuration and waiting messages stay"
 publish test/live "before the upgrade"
 guest sh -c 'echo "# by the owner" >>/etc/forebay/forebay.yaml'

@@ -118,7 +118,6 @@ func (l *Log) appendLocked(r *Record, room int, notify []func()) (Seq, []func(),
 	l.grown(ch, len(ch.buf)-start)
 	if lazy && l.waiting < int64(l.tune.tail)/4 {
 		l.lazy.note(l, int32(count))
-		l.setDeadline(l.cfg.MaxAckDelay)
 	} else {
 		l.lazy.note(l, -1)
 		l.urgent = true

@@ -118,7 +118,10 @@ func (l *Log) due(now time.Time) time.Duration {
 	if !l.deadline.IsZero() {
 		wait = l.deadline.Sub(now)
 	}
-	if l.busy() == nil && l.point.dirty() {
+	if oldest, ok := l.lazy.oldest(); ok {
+		wait = min(wait, oldest.Add(l.cfg.MaxAckDelay).Sub(now))
+	}
+	if l.busy() == nil && l.point.written {
 		if l.point.records >= l.tune.records || l.rowBytes >= maxRowBytes {
 			return 0
 		}
@@ -129,7 +132,7 @@ func (l *Log) due(now time.Time) time.Duration {
 
 // take closes what is open and describes it. l.mu is held.
 func (l *Log) take(now time.Time, closing bool) *group {
-	point := l.busy() == nil && l.point.dirty() &&
+	point := l.busy() == nil && (closing && l.point.dirty() || l.point.written) &&
 		(closing || l.point.records >= l.tune.records || l.rowBytes >= maxRowBytes || !now.Before(l.point.at.Add(l.tune.checkpoint)))
 	g := &group{segment: l.current}
 	lazy := l.cfg.MaxAckDelay > 0
@@ -164,6 +167,7 @@ func (l *Log) place(g *group, point bool) {
 		size += int64(len(ch.out))
 	}
 	g.write = g.write && size > 0
+	l.point.written = l.point.written || g.write
 	switch {
 	case !g.write:
 	case l.journal == nil || l.journal.direct(size):
@@ -388,11 +392,18 @@ func (l *Log) committed(g *group, notify []func()) []func() {
 		l.waiting -= int64(len(ch.buf))
 		l.tailSize += ch.cost
 		l.tail = append(l.tail, ch)
+		written := len(ch.out)
+		if !g.write {
+			written = 0
+		}
 		if g.direct || !g.write || len(ch.out) == 0 {
 			ch.inSegment, ch.out = true, nil // or needs not to be there
 		} else {
 			l.journaled = append(l.journaled, ch)
 			l.journaledSize += int64(len(ch.out))
+		}
+		if g.segment == l.current {
+			g.segment.filled -= int64(len(ch.buf) - written) // that much is not going there
 		}
 		for _, c := range ch.cursors {
 			if c.idle && c.notify != nil && !c.removed {

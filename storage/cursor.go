@@ -134,7 +134,11 @@ func (c *Cursor) Next() (Entry, bool) {
 }
 
 func (c *Cursor) expired(arrival int64) bool {
-	return c.limits.MaxAge > 0 && c.log.tune.now().UnixMilli()-arrival > c.limits.MaxAge.Milliseconds()
+	if c.limits.MaxAge <= 0 {
+		return false
+	}
+	now := c.log.wallClock() // first: it may find that the clock has been set
+	return now-c.log.clock.arrived(arrival) > c.limits.MaxAge.Milliseconds()
 }
 
 // skip returns the lowest number from n on that is still to be handed out.

@@ -70,9 +70,6 @@
 // BUG(storage): Each Open writes the state file anew, so it takes time and flash
 // in proportion to the rows of the tables.
 //
-// BUG(storage): The age of messages is measured by the wall clock; a large step
-// of it ages them by as much.
-//
 // BUG(storage): After a restart, DropOldest and MaxAge spare as many of a
 // consumer's messages as may have been sent before with QoS 2, sent or not.
 //
@@ -81,8 +78,6 @@
 // counts as lost, even if some of it could be found by searching the file.
 //
 // BUG(storage): A last group of the journal that is damaged after it was synced
-// looks like one that the power cut short: it is lost without a word.
-//
-// BUG(storage): A message with table changes is spilled whole even if all have
-// acknowledged it.
+// looks like one that the power cut short. The log says so if its beginning can
+// be read; how many messages are lost it cannot say.
 package storage

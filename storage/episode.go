@@ -111,8 +111,8 @@ func (l *Log) over(e *episode) bool {
 	case c == nil:
 		return l.disk()+l.waiting+e.need < tenthLess(l.cfg.MaxSize-reserved)
 	case e.limit == CauseAge:
-		oldest, age := c.oldest(), c.limits.MaxAge.Milliseconds()
-		return oldest == 0 || age == 0 || l.tune.now().UnixMilli()-oldest < tenthLess(age)
+		age := c.limits.MaxAge.Milliseconds()
+		return age == 0 || c.age() < tenthLess(age)
 	}
 	m := &c.limits
 	return c.count == 0 || (m.MaxCount <= 0 || c.count < tenthLess(m.MaxCount)) &&
@@ -166,6 +166,7 @@ func (l *Log) look(now time.Time) time.Duration {
 		l.expireAll()
 	}
 	l.lookAtStore()
+	l.wallClock()
 	if len(l.episodes) == 0 {
 		return l.tune.expire
 	}

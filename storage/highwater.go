@@ -20,7 +20,8 @@ func below(used, limit int64) bool { return limit <= 0 || used == 0 || used < li
 // age returns how long the oldest message has waited, in ms.
 func (c *Cursor) age() int64 {
 	if oldest := c.oldest(); oldest > 0 {
-		return c.log.tune.now().UnixMilli() - oldest
+		now := c.log.wallClock()
+		return now - c.log.clock.arrived(oldest)
 	}
 	return 0
 }

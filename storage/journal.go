@@ -264,6 +264,7 @@ type oldJournal struct {
 	found  bool
 	half   int64
 	groups []journalGroup // of the two latest epochs, in order; some may be missing
+	broken bool           // behind them another was begun, which is not valid
 	err    error          // the file is damaged; there may be groups nevertheless
 }
 
@@ -317,10 +318,11 @@ func (o *oldJournal) parse(b []byte) error {
 		o.err = &CorruptError{File: journalName, Offset: int64(len(b)), Err: fmt.Errorf("%d bytes, should have %d", len(b), size)}
 	}
 	latest := uint64(0)
+	var broken []journalGroup
 	for i := range int64(2) {
 		from := min(journalStart+i*half, int64(len(b)))
-		groups := findGroups(b[from:min(from+half, int64(len(b)))], id)
-		o.groups = append(o.groups, groups...)
+		groups, invalid := findGroups(b[from:min(from+half, int64(len(b)))], id)
+		o.groups, broken = append(o.groups, groups...), append(broken, invalid...)
 		if len(groups) > 0 {
 			latest = max(latest, groups[0].epoch)
 		}
@@ -328,17 +330,22 @@ func (o *oldJournal) parse(b []byte) error {
 	// A half is begun anew when all that was in it is in a segment: only the
 	// half in use and the one before it can have something of worth.
 	o.groups = slices.DeleteFunc(o.groups, func(g journalGroup) bool { return g.epoch+1 < latest })
-	slices.SortFunc(o.groups, func(a, b journalGroup) int {
-		return cmp.Or(cmp.Compare(a.epoch, b.epoch), cmp.Compare(a.number, b.number))
-	})
+	slices.SortFunc(o.groups, inOrder)
+	for _, g := range broken {
+		o.broken = o.broken || len(o.groups) == 0 || inOrder(g, o.groups[len(o.groups)-1]) > 0
+	}
 	return nil
+}
+
+func inOrder(a, b journalGroup) int {
+	return cmp.Or(cmp.Compare(a.epoch, b.epoch), cmp.Compare(a.number, b.number))
 }
 
 // findGroups returns the groups of the latest epoch in one half, wherever they
 // are. Behind the last there may be some of an earlier epoch, and the one being
-// written when the power went.
-func findGroups(b []byte, id uint64) []journalGroup {
-	var groups []journalGroup
+// written when the power went. Of those that begin and are not valid it returns
+// epoch and number.
+func findGroups(b []byte, id uint64) (groups, broken []journalGroup) {
 	for len(b) >= groupHeader {
 		step := int64(journalPage)
 		if g, ok := parseGroup(b, id); ok {
@@ -349,8 +356,10 @@ func findGroups(b []byte, id uint64) []journalGroup {
 			if len(groups) == 0 || g.epoch == groups[0].epoch {
 				groups = append(groups, g)
 			}
+		} else if string(b[:4]) == groupMagic && binary.LittleEndian.Uint64(b[8:]) == id {
+			broken = append(broken, journalGroup{epoch: binary.LittleEndian.Uint64(b[16:]), number: binary.LittleEndian.Uint32(b[24:])})
 		}
 		b = b[min(step, int64(len(b))):]
 	}
-	return groups
+	return groups, broken
 }

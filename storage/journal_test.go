@@ -55,31 +55,38 @@ func TestJournalDamage(t *testing.T) {
 		got     int // messages delivered
 		counted int // as damaged, by the consumer
 		bad     bool
+		broken  bool
 	}{
-		{"none", func(*testing.T, string) {}, 60, 0, false},
-		{"truncated to nothing", truncate(0), 0, 0, true},
+		{"none", func(*testing.T, string) {}, 60, 0, false, false},
+		{"truncated to nothing", truncate(0), 0, 0, true, false},
 		{"truncated inside the header", func(t *testing.T, file string) {
 			if err := os.Truncate(file, 20); err != nil {
 				t.Fatal(err)
 			}
-		}, 0, 0, true},
-		{"truncated inside", truncate(20), unknown, 0, true},
-		{"truncated behind what is used", truncate(90), 60, 0, true},
-		{"zeros", overwrite(all, 0), 0, 0, true},
-		{"noise", overwrite(all, 1), 0, 0, true},
-		{"header garbled", header(1, 1), 60, 0, true},
-		{"header zeroed", header(1, 0), 60, 0, true},
-		{"both headers garbled", header(2, 1), 0, 0, true},
-		{"first group garbled", group(0), 59, 1, true},
-		{"group garbled in the middle", group(30), 59, 1, true},
-		{"byte flipped in a message", flip, 59, 1, true},
-		{"last group garbled, as if torn", group(59), 59, 0, false},
-		{"missing", remove, 0, 0, false},
+		}, 0, 0, true, false},
+		{"truncated inside", truncate(20), unknown, 0, true, false},
+		{"truncated behind what is used", truncate(90), 60, 0, true, false},
+		{"zeros", overwrite(all, 0), 0, 0, true, false},
+		{"noise", overwrite(all, 1), 0, 0, true, false},
+		{"header garbled", header(1, 1), 60, 0, true, false},
+		{"header zeroed", header(1, 0), 60, 0, true, false},
+		{"both headers garbled", header(2, 1), 0, 0, true, false},
+		{"first group garbled", group(0), 59, 1, true, false},
+		{"group garbled in the middle", group(30), 59, 1, true, false},
+		{"byte flipped in a message", flip, 59, 1, true, false},
+		{"last group garbled", group(59), 59, 0, false, false},
+		{"last group torn behind its beginning", overwrite(func(int) (int, int) {
+			return journalStart + 59*journalPage + groupHeader + 4, journalStart + 60*journalPage
+		}, 0), 59, 0, false, true},
+		{"missing", remove, 0, 0, false, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := journaledStore(t)
 			tt.injure(t, filepath.Join(dir, journalName))
-			l := openTest(t, dir, unhurried())
+			l, w := openLogged(t, testConfig(dir), unhurried())
+			if told := len(w.with("is not whole")) > 0; told != tt.broken {
+				t.Errorf("told of a last group that is not whole: %v, want %v", told, tt.broken)
+			}
 			c := mustConsumer(t, l, "c", Limits{})
 			got, before := drain(t, c, true), -1
 			for _, e := range got {
@@ -186,6 +193,45 @@ func TestSpillLeavesOutWhatIsAcknowledged(t *testing.T) {
 	}
 	if s := mustConsumer(t, l, "a", Limits{}).Stats(); s.Count != 0 || len(s.Dropped) > 0 {
 		t.Errorf("after reopening a has %+v", s)
+	}
+	closeLog(t, l)
+}
+
+// Of a message that all have acknowledged only its changes of tables are spilled.
+func TestSpillLeavesOutMessagesBesideChanges(t *testing.T) {
+	dir := t.TempDir()
+	l := openTest(t, dir, unhurried())
+	a, b := mustConsumer(t, l, "a", Limits{}), mustConsumer(t, l, "b", Limits{})
+	for i := range 3 {
+		s, err := l.Append(&Record{Message: fmt.Append(nil, "message ", i), Deliveries: []Delivery{{Consumer: a.ID()}, {Consumer: b.ID()}},
+			Changes: []Change{{Table: Retained, Key: fmt.Append(nil, "key ", i), Value: []byte("value")}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustSafe(t, l, s)
+		a.Ack(next(t, a).N)
+		if e := next(t, b); i != 1 {
+			b.Ack(e.N)
+		}
+	}
+	closeLog(t, l)
+	segment, err := os.ReadFile(filepath.Join(dir, segmentName(1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []bool{false, true, false} {
+		if got := bytes.Contains(segment, fmt.Append(nil, "message ", i)); got != want {
+			t.Errorf("message %d is in the segment: %v, want %v", i, got, want)
+		}
+	}
+	remove(t, filepath.Join(dir, stateName)) // the segment has to say it all
+	l = openTest(t, dir, unhurried())
+	rows := 0
+	if err := l.Each(Retained, func(_, v []byte) error { rows++; return nil }); err != nil || rows != 3 {
+		t.Errorf("%d rows, %v; want 3", rows, err)
+	}
+	if got := messages(drain(t, mustConsumer(t, l, "b", Limits{}), true)); got != "message 1" {
+		t.Errorf("b got %q", got)
 	}
 	closeLog(t, l)
 }

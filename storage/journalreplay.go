@@ -42,6 +42,11 @@ func (r *recovery) replayJournal(g *segment) {
 	}
 	r.damage = r.damage || old.err != nil
 	r.keep(p.frames)
+	if old.broken && old.err == nil {
+		// Nothing that was acknowledged, unless the disk has damaged it since.
+		l.log.Warn("storage: the last group of the journal is not whole: the power went while it was written, or it is damaged; it is left out",
+			slog.String("file", journalName), slog.Uint64("behind", uint64(covered)))
+	}
 	if old.err != nil {
 		l.damaged++
 		l.log.Warn("storage: journal is damaged, set aside; what could be read is delivered", slog.Any("err", old.err))

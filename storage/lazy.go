@@ -1,5 +1,7 @@
 package storage
 
+import "time"
+
 // lazyState counts, for each record not yet taken by the committer, what it
 // waits for, so that a message which all its live consumers acknowledge within
 // Config.MaxAckDelay is safe without having been written. It is idle when
@@ -10,16 +12,27 @@ package storage
 // So no n above can be durable while n itself is unknown, and an n given out
 // again after a crash was never durable, which QoS 1 allows.
 type lazyState struct {
-	first Seq     // the record that need[0] is about
-	need  []int32 // deliveries not settled; -1: to be written whatever happens
-	head  int     // records before it are safe
+	first Seq         // the record that need[0] is about
+	need  []int32     // deliveries not settled; -1: to be written whatever happens
+	born  []time.Time // when they were appended
+	head  int         // records before it are safe
 }
 
 // note describes the record with the Seq given out last.
 func (z *lazyState) note(l *Log, need int32) {
 	if l.cfg.MaxAckDelay > 0 {
-		z.need = append(z.need, need)
+		z.need, z.born = append(z.need, need), append(z.born, time.Now())
 	}
+}
+
+// oldest returns when the first record that is not settled was appended.
+func (z *lazyState) oldest() (time.Time, bool) {
+	for i := z.head; i < len(z.need); i++ {
+		if z.need[i] != 0 {
+			return z.born[i], true
+		}
+	}
+	return time.Time{}, false
 }
 
 // waits reports whether a record is held back.
@@ -82,5 +95,5 @@ func (z *lazyState) done(seq Seq) bool {
 
 // reset starts anew behind record last.
 func (z *lazyState) reset(last Seq) {
-	z.first, z.need, z.head = last+1, z.need[:0], 0
+	z.first, z.need, z.born, z.head = last+1, z.need[:0], z.born[:0], 0
 }

@@ -268,7 +268,7 @@ func (l *Log) setAside(g *segment) {
 	if rename {
 		g.bad = true
 		l.damaged++
-		l.point.records++ // the state has something to tell
+		l.point.written = true // the state has something to tell
 	}
 	l.mu.Unlock()
 	if !rename {

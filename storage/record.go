@@ -91,7 +91,7 @@ const (
 type Limits struct {
 	MaxBytes int64         // of messages and extras waiting, acknowledged ones not counted
 	MaxCount int64         // of messages waiting
-	MaxAge   time.Duration // older ones are dropped when their turn comes, and counted as "age"
+	MaxAge   time.Duration // older ones are dropped when their turn comes, and counted as "age"; see clock for a clock that is set
 	WhenFull Policy
 }
 

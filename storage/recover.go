@@ -54,7 +54,10 @@ func (l *Log) recover() error {
 	if err := r.writeState(); err != nil {
 		return errors.Join(err, l.w.close())
 	}
-	if err := r.openJournal(); err != nil {
+	if err := errors.Join(l.restoreClock(), r.openJournal()); err != nil {
+		if l.journal != nil {
+			err = errors.Join(err, l.journal.close())
+		}
 		return errors.Join(err, l.w.close(), l.state.close())
 	}
 	return nil

@@ -33,28 +33,46 @@ func (s settled) note(ch *chunk) {
 	}
 }
 
-// has reports whether everybody has acknowledged the message in the body of a
-// frame, and it says nothing else. What is received only must stay: the n of a
-// record that is not there counts as acknowledged.
-func (s settled) has(body []byte) bool {
-	m := parseMessage(body)
+// has reports whether everybody has acknowledged a message. What is received
+// only must stay: the n of a record that is not there counts as acknowledged. m
+// is left behind its deliveries.
+func (s settled) has(m *message) bool {
+	all := true
 	for range m.deliveries {
 		d := m.delivery()
 		if c, ok := s[d.consumer]; !ok || d.n > c.low && !c.done.has(d.n) {
-			return false
+			all = false
 		}
 	}
-	return m.p.count(3) == 0 && m.p.err == nil
+	return all
 }
 
-// keep appends to b those frames of out that must be written.
+// keep appends to b those frames of out that must be written; of a message that
+// everybody has acknowledged only its changes.
 func (s settled) keep(b, out []byte) []byte {
 	for len(out) > 0 {
 		end := frameHeader + int(binary.LittleEndian.Uint32(out[1:]))
-		if out[0] != frameMessage || s == nil || !s.has(out[frameHeader:end]) {
-			b = append(b, out[:end]...)
-		}
+		frame := out[:end]
 		out = out[end:]
+		if frame[0] != frameMessage || s == nil {
+			b = append(b, frame...)
+			continue
+		}
+		m := parseMessage(frame[frameHeader:])
+		if !s.has(&m) {
+			b = append(b, frame...)
+			continue
+		}
+		changes := m.p.b[:len(m.p.b)-m.size]
+		if m.p.count(3) == 0 {
+			continue
+		}
+		start := len(b)
+		b = beginFrame(b, frameMessage)
+		b = binary.AppendUvarint(b, uint64(m.seq))
+		b = binary.AppendVarint(b, m.time)
+		b = append(b, 0, 0) // neither message nor deliveries
+		b = endFrame(append(b, changes...), start)
 	}
 	return b
 }

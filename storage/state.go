@@ -27,6 +27,7 @@ var (
 // pointState is what the next checkpoint will be made of. Guarded by Log.mu.
 type pointState struct {
 	at      time.Time     // of the last
+	written bool          // something was, since: a log that spares the disk does so here too
 	records int           // since
 	cursors []*Cursor     // changed since
 	removed []ConsumerID  // since
@@ -34,7 +35,7 @@ type pointState struct {
 }
 
 func (p *pointState) dirty() bool {
-	return p.records > 0 || len(p.cursors) > 0 || len(p.removed) > 0
+	return p.written || p.records > 0 || len(p.cursors) > 0 || len(p.removed) > 0
 }
 
 // checkpoint is what the log says up to seq.

@@ -59,7 +59,7 @@ type Log struct {
 	slab          []byte    // free space behind the last open chunk
 	waiting       int64     // bytes in open and in the commit under way
 	urgent        bool      // something in open wants to be committed now
-	deadline      time.Time // when the rest must be committed; zero: no such time
+	deadline      time.Time // when marks must be committed; zero: no such time
 	safeMoved     bool      // safe advanced and safeFn was not told
 	marked        []*Cursor
 	marksDue      bool // a mark waits that must become durable, not merely ride along
@@ -83,7 +83,8 @@ type Log struct {
 	episodes      map[episodeKey]*episode // under way
 	fillingUp     bool                    // near MaxSize, and not well away from it since
 	highWater     uint64                  // how often that has begun
-	notices       []notice                // for the committer to write
+	clock         clock
+	notices       []notice // for the committer to write
 }
 
 // segment is what is known of one segment file without opening it. Guarded by
@@ -130,6 +131,7 @@ type tuning struct {
 	expire     time.Duration // between looks for segments whose messages are too old
 	quiet      time.Duration // without refusals and drops, before an episode is over
 	now        func() time.Time
+	wall       func(now time.Time) int64 // what the wall clock says then, Unix ms
 }
 
 func defaults() tuning {
@@ -146,6 +148,7 @@ func defaults() tuning {
 		expire:     time.Minute,
 		quiet:      10 * time.Second,
 		now:        time.Now,
+		wall:       time.Time.UnixMilli,
 	}
 }
 

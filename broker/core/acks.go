@@ -1,6 +1,10 @@
 package core
 
-import "forebay/broker/packet"
+import (
+	"math"
+
+	"forebay/broker/packet"
+)
 
 // ack is one answer that must not overtake those before it, nor the disk: PUBACK, PUBREC, PUBREL, PUBCOMP, SUBACK,
 // UNSUBACK, CONNACK, or (kind 0) the end of the connection.
@@ -108,7 +112,7 @@ func (conn *Conn) sendAnswer(a *ack) {
 }
 
 // refuse ends the connection without another answer, once the earlier ones have left. It is how a 3.x client learns
-// that its message was not taken.
+// that its message was not taken, 3.1.1 [MQTT-4.8.0-2].
 func (conn *Conn) refuse(reason packet.Reason) {
 	conn.ending = true
 	conn.answer(ack{reason: reason})
@@ -193,5 +197,13 @@ func (c *Core) append(r *Record) (uint64, error) {
 	if c.failed != nil {
 		return 0, c.failed
 	}
-	return c.log.Append(r)
+	seq, err := c.log.Append(r)
+	if err != nil {
+		return 0, err
+	}
+	if c.accessSeq == math.MaxUint64 {
+		c.accessSeq = seq - 1 // what was there before this run was routed under rules that nobody knows
+	}
+	c.appended = seq
+	return seq, nil
 }

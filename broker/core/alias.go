@@ -58,7 +58,8 @@ func (t *aliasTable) set(topic []byte, alias uint16) {
 	slot.candidate = 0
 }
 
-// allowAliases makes room for as many aliases as the client takes [MQTT-3.1.2-26] [MQTT-3.1.2-27].
+// allowAliases makes room for as many aliases as the client takes [MQTT-3.1.2-26] [MQTT-3.1.2-27]
+// [MQTT-3.3.2-11].
 func (conn *Conn) allowAliases(most uint16) {
 	if most > 0 {
 		conn.given.slots = make([]aliasSlot, min(most, maxAliases))

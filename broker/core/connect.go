@@ -11,7 +11,7 @@ import (
 
 // onConnect checks a CONNECT and asks for the login. It copies what it needs, because the answer may come later.
 func (conn *Conn) onConnect(f packet.Frame) error {
-	if conn.version != 0 {
+	if conn.version != 0 { // so that there is one CONNACK only [MQTT-3.2.0-2]
 		return &packet.Error{Reason: packet.ReasonProtocolError, Statement: "MQTT-3.1.0-2", Detail: "a second CONNECT"}
 	}
 	p := &packet.Connect{}
@@ -28,6 +28,9 @@ func (conn *Conn) onConnect(f packet.Frame) error {
 	conn.clientID = string(p.ClientID)
 	if p.HasUsername {
 		conn.username = string(p.Username)
+	}
+	if conn.info.User != "" {
+		conn.username = conn.info.User
 	}
 	conn.bridge = p.Bridge
 	if reason, why := conn.checkConnect(p); reason != packet.ReasonSuccess {
@@ -68,8 +71,6 @@ func (conn *Conn) rejectUndecoded(p *packet.Connect, err error) {
 func (conn *Conn) checkConnect(p *packet.Connect) (packet.Reason, string) {
 	c := conn.core
 	switch {
-	case p.Properties.AuthenticationMethod == nil && p.Properties.AuthenticationData != nil:
-		return packet.ReasonProtocolError, "authentication data without a method"
 	case len(p.ClientID) > maxClientID:
 		return packet.ReasonClientIdentifierNotValid, "client identifier too long" // [MQTT-3.1.3-8]
 	case len(p.ClientID) == 0 && p.Version == packet.V31:
@@ -78,7 +79,7 @@ func (conn *Conn) checkConnect(p *packet.Connect) (packet.Reason, string) {
 		return packet.ReasonClientIdentifierNotValid, "no client identifier and no clean session" // 3.1.1 [MQTT-3.1.3-8]
 	}
 	if !p.HasWill {
-		return packet.ReasonSuccess, ""
+		return packet.ReasonSuccess, "" // and none is published, 3.1.1 [MQTT-3.1.2-12]
 	}
 	if reason := c.checkTopic(p.Will.Topic); reason != packet.ReasonSuccess {
 		return reason, "will topic not allowed"
@@ -109,7 +110,7 @@ func (c *Core) LoginResult(conn *Conn, ok bool, reason packet.Reason) {
 		if reason < 0x80 {
 			reason = packet.ReasonNotAuthorized
 		}
-		conn.reject(reason, "login refused")
+		conn.reject(reason, "login refused") // [MQTT-3.1.4-2]
 		return
 	}
 	if p.HasWill && c.cfg.Authorizer != nil && !c.cfg.Authorizer.MayPublish(conn.clientID, conn.username, p.Will.Topic) {
@@ -152,10 +153,10 @@ func (conn *Conn) limits(p *packet.Connect) {
 	c := conn.core
 	conn.inflight = c.cfg.Inflight
 	conn.askedExpiry = p.Properties.SessionExpiry
-	keepAlive := p.KeepAlive
+	keepAlive := p.KeepAlive // [MQTT-3.2.2-22]
 	if p.Version == packet.V5 {
 		if p.Properties.ReceiveMaximum != 0 {
-			conn.inflight = min(conn.inflight, int(p.Properties.ReceiveMaximum)) // [MQTT-3.3.4-9]
+			conn.inflight = min(conn.inflight, int(p.Properties.ReceiveMaximum)) // [MQTT-3.3.4-9] [MQTT-4.9.0-1]
 		}
 		keepAlive = c.capKeepAlive(keepAlive)
 		conn.allowAliases(p.Properties.TopicAliasMaximum)

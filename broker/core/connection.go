@@ -62,6 +62,9 @@ func (conn *Conn) ClientID() string { return conn.clientID }
 // Username returns the username of CONNECT, empty if there was none.
 func (conn *Conn) Username() string { return conn.username }
 
+// ForgetUsername makes the client an anonymous one: nobody has checked the username that it gave. For Events.Login.
+func (conn *Conn) ForgetUsername() { conn.username = "" }
+
 // Version returns the protocol version, 0 before CONNECT.
 func (conn *Conn) Version() packet.Version { return conn.version }
 
@@ -95,7 +98,7 @@ func (c *Core) Accept(info ConnInfo) *Conn {
 // consumed. It stops early when conn becomes [Conn.Paused].
 func (c *Core) Receive(conn *Conn, b []byte) (consumed int) {
 	for !conn.over && !conn.Paused() {
-		f, n, err := packet.Next(b[consumed:], conn.version, c.cfg.PacketSize)
+		f, n, err := packet.Next(b[consumed:], conn.version, c.cfg.PacketSize) // [MQTT-3.2.2-15]
 		if err != nil {
 			conn.fail(err)
 			break
@@ -118,7 +121,7 @@ func (c *Core) Receive(conn *Conn, b []byte) (consumed int) {
 		}
 	}
 	if conn.over {
-		return len(b)
+		return len(b) // nothing behind a refusal is looked at [MQTT-3.1.4-6]
 	}
 	return consumed
 }
@@ -183,7 +186,7 @@ func (conn *Conn) onPacket(f packet.Frame) error {
 	return &packet.Error{Reason: packet.ReasonMalformedPacket, Detail: "reserved packet type"}
 }
 
-// fail ends the connection because of an error in what the client sent [MQTT-4.8.0-1] [MQTT-4.13.1-1].
+// fail ends the connection because of an error in what the client sent [MQTT-4.13.1-1].
 func (conn *Conn) fail(err error) {
 	reason, why := whyOf(err)
 	if conn.established {
@@ -206,7 +209,17 @@ func (conn *Conn) close(reason packet.Reason, why string) {
 	conn.end(reason, why)
 }
 
-// end makes the connection over: nothing is taken from it and nothing new is sent to it.
+// Disconnect ends a connection for a reason of its owner's: with DISCONNECT where the client can be told.
+func (c *Core) Disconnect(conn *Conn, reason packet.Reason, why string) {
+	if conn.established {
+		conn.close(reason, why)
+		return
+	}
+	conn.reject(reason, why)
+}
+
+// end makes the connection over: nothing is taken from it, nothing new is sent to it [MQTT-3.14.4-1], and the transport
+// closes it [MQTT-3.14.4-2].
 func (conn *Conn) end(reason packet.Reason, why string) {
 	if conn.over {
 		return

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"math"
 	"time"
 
 	"forebay/broker/packet"
@@ -36,6 +37,9 @@ type Core struct {
 	drainReason   packet.Reason
 	assigned      uint64 // client identifiers
 	memoryWaiting int    // bytes of all backlogs
+	accessChanges uint32 // how often the authorizer was set, from 1 on
+	accessSeq     uint64 // records up to it were routed under earlier access rules
+	appended      uint64 // the latest record
 	stats         Stats
 	restoring     map[string]*restoredSession // nil after Restored
 
@@ -72,7 +76,8 @@ type Core struct {
 }
 
 // Events tells the owner of the core what happened, for its log lines and its credentials files. All are called in
-// the loop and must not block; of the core they may call only [Core.LoginResult] and [Core.AuthResult].
+// the loop and must not block; of the core they may call only [Core.LoginResult], [Core.AuthResult] and
+// [Conn.ForgetUsername].
 type Events interface {
 	// Login asks whether the client may connect. The answer is a call of [Core.LoginResult], during Login or later;
 	// until then the connection is [Conn.Paused]. hasUsername tells an absent username from an empty one; password is
@@ -90,11 +95,14 @@ type Events interface {
 	Refused(conn *Conn, reason packet.Reason, why string)
 }
 
-// ConnInfo is what the transport knows about a connection. The core hands it on and reads nothing of it.
+// ConnInfo is what the transport knows about a connection. The core hands it on, and reads User.
 type ConnInfo struct {
 	Remote    string // address and port
 	Listener  string
 	Anonymous bool // the listener accepts clients without a username
+	// User is who the client is, as the transport has found out: its username, whatever it says itself. Empty: the
+	// transport does not know.
+	User string
 }
 
 // Inject is a message published from inside the process: telemetry, a bridge's downlink, $SYS.
@@ -131,11 +139,13 @@ type AttachFilter struct {
 // New returns a core without connections. Restore and Restored come next, before anything else.
 func New(cfg Config, log Log, events Events, now time.Time) *Core {
 	cfg.SetDefaults()
-	return &Core{
+	c := &Core{
 		cfg: cfg, log: log, events: events, start: now, startWall: now.UnixMilli(), wall: now.UnixMilli(),
-		nextSave: saveInterval, nextDue: never,
+		nextSave: saveInterval, nextDue: never, accessChanges: 1, accessSeq: math.MaxUint64,
 		sessions: map[string]*session{}, queues: map[uint32]*session{}, attachments: map[string]*attachment{},
 	}
+	c.router.maySee = c.maySee
+	return c
 }
 
 // Tick tells the time. It is called every round of the loop, at least once a second, before Receive.
@@ -172,12 +182,6 @@ func (c *Core) sweepConnections() {
 			conn.close(packet.ReasonKeepAliveTimeout, "keep alive timeout") // [MQTT-3.1.2-22]
 		}
 	}
-}
-
-// SetAuthorizer replaces the authorizer; subscriptions that exist stay.
-func (c *Core) SetAuthorizer(a Authorizer) {
-	c.cfg.Authorizer = a
-	c.router.generation++ // what connections remember is outdated
 }
 
 // Flush ends a round: it fetches what queues have for clients with room, and calls write once for every connection
@@ -267,7 +271,7 @@ func (c *Core) Stats() Stats {
 
 // Dropped is the sum of all causes.
 func (s *Stats) Dropped() uint64 {
-	return s.DroppedSlow + s.DroppedTooLarge + s.DroppedExpired + s.DroppedFull + s.DroppedWills + s.DroppedRetained
+	return s.DroppedSlow + s.DroppedTooLarge + s.DroppedExpired + s.DroppedFull + s.DroppedDenied + s.DroppedWills + s.DroppedRetained
 }
 
 // Stats are the core's counters, since New, and its present sizes.
@@ -285,6 +289,7 @@ type Stats struct {
 	DroppedTooLarge uint64 // larger than the client accepts
 	DroppedExpired  uint64
 	DroppedFull     uint64 // QoS 0 that an attachment lifts, and the log had no room; live clients got it
+	DroppedDenied   uint64 // waited for a client that may not read its topic any more
 	DroppedWills    uint64 // not authorised any more, or not taken by the log
 	DroppedRetained uint64 // QoS 0 not kept, or not queued for a new subscription: no room
 

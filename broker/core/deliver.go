@@ -90,6 +90,7 @@ type stored struct {
 	body    []byte // as Record.Message
 	time    int64  // arrival, Unix ms
 	options byte
+	access  uint32 // Core.accessChanges when it was known that the client may have it; 0: it is not known
 	ids     []uint32
 }
 
@@ -234,7 +235,7 @@ func awaiting(qos byte) flight {
 	return awaitAck
 }
 
-// firstByte is that of a PUBLISH that is no repetition [MQTT-3.3.1-2].
+// firstByte is that of a PUBLISH that is no repetition [MQTT-3.3.1-2] [MQTT-4.3.1-1] [MQTT-4.3.2-2] [MQTT-4.3.3-2].
 func firstByte(qos byte, retain bool) byte {
 	first := byte(packet.PUBLISH)<<4 | qos<<1
 	if retain {
@@ -250,7 +251,7 @@ func (c *Core) share(pub *publication, options byte, ids []uint32) stored {
 	if c.shared == nil {
 		c.shared = append([]byte(nil), c.encode(pub)...)
 	}
-	return stored{body: c.shared, time: c.wall, options: options, ids: ids}
+	return stored{body: c.shared, time: c.wall, options: options, access: c.accessChanges, ids: ids}
 }
 
 // sendInMemory sends a message with QoS 1 or 2 to a session in memory, or queues it.
@@ -264,7 +265,7 @@ func (c *Core) sendInMemory(s *session, m stored) {
 func (s *session) sendNext(c *Core, m *stored) bool {
 	conn := s.conn
 	if s.flights.count >= conn.inflight {
-		return false // [MQTT-3.3.4-9]; an acknowledgement goes on
+		return false // [MQTT-3.3.4-9]; an acknowledgement goes on, other packets do not wait [MQTT-3.3.4-10] [MQTT-4.9.0-3]
 	}
 	if conn.overBound() {
 		s.blocked = true
@@ -323,6 +324,7 @@ const (
 var (
 	errExpired  = errors.New("expired")
 	errTooLarge = errors.New("too-large")
+	errDenied   = errors.New("denied")
 )
 
 // sendStored decodes a stored message and sends it as this connection and its session get it: version, QoS, retain
@@ -333,6 +335,11 @@ func (conn *Conn) sendStored(m *stored, id uint16, state sending) error {
 	p := &c.storedOut
 	if err := decodeMessage(p, m.body); err != nil {
 		panic("BUG: core: a stored message cannot be read: " + err.Error())
+	}
+	// One with QoS 2 that the client may have in part has to be finished.
+	if !conn.maySend(m, p.Topic) && (m.options&OptionQoS < 2 || state&begun == 0) {
+		c.stats.DroppedDenied++
+		return errDenied
 	}
 	if p.HasExpiry {
 		p.Expiry = remaining(p.Expiry, m.time, c.wall)

@@ -38,6 +38,8 @@
 //   - A client that allows topic aliases gets at most 32, for topics that come again.
 //   - Topics that begin with $ are the server's. A client that publishes to one gets 0x90, and before 5.0, like for a
 //     topic it is not authorised for, an acknowledgement (3.1.1 [MQTT-3.3.5-2]); the message goes nowhere and is counted.
+//   - A subscription of which the client may read some topics only is accepted, and the others are left out of it; also
+//     of what waited for the client when the rules changed. What has been sent with QoS 2 is finished.
 //   - Overlapping subscriptions of a client are one delivery, with the highest QoS and all identifiers, of which 256 at
 //     most are sent.
 //   - A 3.x session that is not clean ends when its client has been away for Config.SessionExpiry.
@@ -47,4 +49,23 @@
 //   - A retained message with QoS 0 reaches the log within ten seconds; those of $SYS never do.
 //   - A bridge of 3.x (protocol level + 128) gets messages with their retain flag, and not its own.
 //   - A client whose maximum packet size leaves no room for CONNACK is refused, one without room for a SUBACK disconnected.
+//
+// # Statements that ask nothing of us
+//
+// All others are cited where they are obeyed, and shown by a transcript in testdata; a test sees to it.
+//
+// 5.0:
+//
+//   - They bind clients. 2.2.1-3, 3.1.2-20, 3.1.2-21, 3.2.2-4, 3.2.2-5, 3.2.2-11, 3.2.2-14, 3.2.2-17, 3.2.2-18, 3.2.2-21,
+//     3.3.2-10, 3.3.4-8, 4.5.0-2.
+//   - They are for servers without QoS 1 and 2, or without retained messages. 3.2.2-9, 3.2.2-10, 3.2.2-12, 3.2.2-13.
+//   - We send no user properties but those of messages, and no reason string in AUTH. 3.2.2-20, 3.4.2-3, 3.5.2-3,
+//     3.6.2-3, 3.7.2-3, 3.9.2-2, 3.11.2-2, 3.14.2-4, 3.15.2-2, 3.15.2-3.
+//
+// 3.1.1:
+//
+//   - They bind clients. 2.3.1-3, 3.1.3-7, 7.1.2-1.
+//   - It is for servers without wildcards. 3.8.3-2.
+//   - They are about whole implementations: the bridge is a client of its own, and no extension is needed. 7.0.0-1,
+//     7.0.0-2.
 package core

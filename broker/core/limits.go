@@ -53,7 +53,7 @@ type Config struct {
 	// client identifier and %u for the username. Empty: they are told nothing.
 	ResponseInformation string
 
-	// Authorizer decides who may publish and subscribe; nil allows everything. See [Core.SetAuthorizer].
+	// Authorizer decides who may publish, subscribe and receive; nil allows everything. See [Core.SetAuthorizer].
 	Authorizer Authorizer
 }
 
@@ -87,15 +87,6 @@ func setDefault[T comparable](field *T, value T) {
 	if *field == zero {
 		*field = value
 	}
-}
-
-// Authorizer decides what an authenticated client may do. user is empty for an anonymous client. It is asked in the
-// loop, so it must not block; topic and filter are valid during the call only.
-type Authorizer interface {
-	// MayPublish is asked once per connection and topic, as long as the topic does not change.
-	MayPublish(clientID, user string, topic []byte) bool
-	// MaySubscribe is asked once per filter of a SUBSCRIBE.
-	MaySubscribe(clientID, user string, filter []byte) bool
 }
 
 const (

@@ -57,7 +57,7 @@ func (conn *Conn) onPublish(f packet.Frame) error {
 		}
 		return nil
 	}
-	if p.QoS == 2 {
+	if p.QoS == 2 { // identifiers of QoS 1 are new every time [MQTT-4.3.2-5]
 		if _, known := conn.session.inbound[p.PacketID]; known {
 			// Not again: the client repeats what it has no PUBREC for [MQTT-4.3.3-10]. The record of the first one is
 			// durable: this PUBREC leaves after its own, or in a connection whose CONNACK has waited for a later record.
@@ -68,7 +68,7 @@ func (conn *Conn) onPublish(f packet.Frame) error {
 	if conn.unacked++; conn.version == packet.V5 && conn.unacked > int(c.cfg.ReceiveMaximum) {
 		return &packet.Error{Reason: packet.ReasonReceiveMaximumExceeded, Statement: "MQTT-3.3.4-7", Detail: "more unacknowledged messages than the receive maximum"}
 	}
-	conn.take(pub, verdict)
+	conn.take(pub, verdict) // [MQTT-3.3.4-1]
 	return nil
 }
 
@@ -133,7 +133,7 @@ func (s *session) receive(id uint16) {
 	s.inbound[id] = struct{}{}
 }
 
-// onPubrel ends a QoS 2 exchange with the client. Once PUBCOMP has left the identifier may be used for another
+// onPubrel ends a QoS 2 exchange with the client, whatever has become of the message [MQTT-4.3.3-13]. Once PUBCOMP has left the identifier may be used for another
 // message, so a durable one must be off the disk first: after a crash we would take that message for a repetition.
 func (conn *Conn) onPubrel(a *packet.Ack) {
 	c, s := conn.core, conn.session
@@ -152,7 +152,7 @@ func (conn *Conn) onPubrel(a *packet.Ack) {
 		}
 		reply.seq = seq
 	}
-	delete(s.inbound, a.PacketID)
+	delete(s.inbound, a.PacketID) // [MQTT-4.3.3-12]
 	conn.answer(reply)
 }
 
@@ -220,7 +220,7 @@ func reasonOf(err error) packet.Reason {
 	return packet.ReasonImplementationSpecificError
 }
 
-// publish is the only way in. Whatever must be durable is appended as one record before anybody gets the message, so
+// publish is the only way in, one message after the other [MQTT-4.6.0-5] [MQTT-4.6.0-6]. Whatever must be durable is appended as one record before anybody gets the message, so
 // that a refusal is one for all. seq is what the acknowledgement waits for; 0: nothing.
 func (c *Core) publish(pub *publication) (seq uint64, err error) {
 	p := pub.p
@@ -273,7 +273,7 @@ func (c *Core) store(pub *publication) (seq uint64, err error) {
 	return seq, nil
 }
 
-// addDeliveries lists the durable consumers.
+// addDeliveries lists the durable consumers [MQTT-4.5.0-1].
 func (c *Core) addDeliveries(r *Record, pub *publication) {
 	p := pub.p
 	if p.QoS > 0 {

@@ -80,7 +80,7 @@ func (s *session) pullQueue() bool {
 		}
 	}
 	c := conn.core
-	m := stored{body: e.Message, time: e.Time, options: e.Options}
+	m := stored{body: e.Message, time: e.Time, options: e.Options, access: s.authorised(c, e)}
 	if len(e.Extra) > 0 && conn.version == packet.V5 {
 		c.ids = decodeIDs(c.ids[:0], e.Extra)
 		m.ids = c.ids

@@ -271,7 +271,7 @@ func (s *session) fetchRetained(c *Core) (seq uint64) {
 			if r == nil {
 				*job = retainedJob{sub: job.sub}
 			} else if c.matches(s, job.sub, r) && min(r.qos, job.sub.qos) > 0 {
-				seq = max(seq, c.queueRetained(s, retainedMessage(r, job.sub)))
+				seq = max(seq, c.queueRetained(s, c.retainedMessage(r, job.sub)))
 			}
 		}
 		if job.queueing {
@@ -305,7 +305,7 @@ func (s *session) sendRetained(c *Core) {
 			continue
 		}
 		if c.matches(s, job.sub, r) {
-			c.sendRetainedNow(s, retainedMessage(r, job.sub))
+			c.sendRetainedNow(s, c.retainedMessage(r, job.sub))
 		}
 	}
 	if len(s.retained) == 0 {
@@ -378,14 +378,16 @@ func (c *Core) matches(s *session, sub *subscription, r *retained) bool {
 		return false
 	case sub.noLocal && r.publisher == s.clientID:
 		return false
+	case !c.maySee(sub, []byte(r.topic)):
+		return false
 	}
 	return true
 }
 
-// retainedMessage is r as a new subscription gets it: with the retain flag, whatever its options say (3.1.1
-// [MQTT-3.3.1-8]).
-func retainedMessage(r *retained, sub *subscription) stored {
-	m := stored{body: r.body, time: r.time, options: min(r.qos, sub.qos) | OptionRetain}
+// retainedMessage is r as a new subscription gets it: with the retain flag, whatever its options say,
+// 3.1.1 [MQTT-3.3.1-8].
+func (c *Core) retainedMessage(r *retained, sub *subscription) stored {
+	m := stored{body: r.body, time: r.time, options: min(r.qos, sub.qos) | OptionRetain, access: c.accessChanges}
 	if sub.id != 0 {
 		m.ids = []uint32{sub.id} // [MQTT-3.3.4-3]
 	}

@@ -10,6 +10,9 @@ type router struct {
 	count      int               // subscriptions of sessions
 	shares     map[string]*share // by filter, $share and all
 
+	maySee  func(sub *subscription, topic []byte) bool // constant; nil: everyone may read everything
+	walking []byte                                     // the topic of the route under construction
+
 	cache        map[string]*route
 	cacheBytes   int // of topics
 	cacheTargets int
@@ -45,7 +48,9 @@ type subscription struct {
 	noLocal           bool
 	retainAsPublished bool
 	retainHandling    byte
+	access            Access // what the client may read of it, see accessAsked
 	id                uint32 // 0: none
+	accessAsked       uint32 // Core.accessChanges when access was found out; 0: never
 
 	node  *node
 	hash  bool // in node.below, not in node.here
@@ -194,7 +199,7 @@ type attachedTarget struct {
 // empty reports that nobody gets the topic.
 func (r *route) empty() bool { return r.size() == 0 }
 
-// find returns the route of a topic.
+// find returns the route of a topic: the subscriptions whose filter matches it, and no other [MQTT-3.3.2-3].
 func (r *router) find(topic []byte) *route {
 	found := r.cache[string(topic)]
 	if found != nil && found.generation == r.generation {
@@ -208,7 +213,9 @@ func (r *router) find(topic []byte) *route {
 	found.shared = found.shared[:0]
 	found.generation = r.generation
 	// A wildcard does not match a first level with $ [MQTT-4.7.2-1].
+	r.walking = topic
 	r.walk(&r.root, topic, found, len(topic) > 0 && topic[0] == '$')
+	r.walking = nil
 	r.cacheTargets += found.size()
 	return found
 }
@@ -273,6 +280,9 @@ func (r *router) walk(n *node, rest []byte, found *route, system bool) {
 func (r *router) collect(found *route, sub *subscription) {
 	if sub.attachment != nil {
 		found.attach(sub)
+		return
+	}
+	if r.maySee != nil && !r.maySee(sub, r.walking) {
 		return
 	}
 	s := sub.session

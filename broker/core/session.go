@@ -18,10 +18,11 @@ type session struct {
 	left   time.Duration // when the connection ended
 	quiet  time.Duration // the keep alive's deadline, for wills after a restart
 
-	will     *will
-	willDue  time.Duration // when the will is published; counts while conn is nil and will is not
-	stateSeq uint64        // the record that made the present state durable
-	rowKept  bool          // there is a row in TableSessions
+	will      *will
+	willDue   time.Duration // when the will is published; counts while conn is nil and will is not
+	stateSeq  uint64        // the record that made the present state durable
+	accessSeq uint64        // records up to it were routed for another user
+	rowKept   bool          // there is a row in TableSessions
 
 	subscriptions map[string]*subscription
 	retained      []retainedJob // retained messages to be sent for new subscriptions
@@ -52,7 +53,7 @@ func (c *Core) enter(conn *Conn, p *packet.Connect, expiry uint32) (s *session, 
 		// [MQTT-3.1.4-3]. A session that ends with its connection is gone after this.
 		old.conn.close(packet.ReasonSessionTakenOver, "session taken over")
 	}
-	s = c.sessions[conn.clientID]
+	s = c.sessions[conn.clientID] // [MQTT-3.1.3-2]
 	if s != nil && s.queue == nil {
 		// Only the will of a session that a restart has ended: its client is back in time.
 		s.will = nil
@@ -71,11 +72,11 @@ func (c *Core) enter(conn *Conn, p *packet.Connect, expiry uint32) (s *session, 
 		}
 	}
 	s.will = nil // [MQTT-3.1.3-9]
-	s.username = conn.username
+	s.setUser(c, conn.username)
 	s.expiry = expiry
 	s.quiet = conn.quiet
 	if p.HasWill {
-		s.will = newWill(p)
+		s.will = newWill(p) // [MQTT-3.1.2-7]
 	}
 	if s.queue == nil && s.will == nil {
 		return s, present, ""
@@ -154,7 +155,8 @@ func (s *session) end() time.Duration {
 	return s.left + time.Duration(s.expiry)*time.Second
 }
 
-// remove ends a session: its will is published now if it has not been, its subscriptions, messages and rows go.
+// remove ends a session: its will is published now if it has not been, its subscriptions, messages and rows go. Retained
+// messages are no part of it, 3.1.1 [MQTT-3.1.2-7].
 func (c *Core) remove(s *session) {
 	if c.sessions[s.clientID] != s {
 		return
@@ -206,10 +208,10 @@ func (c *Core) expire() {
 	c.nextDue = never
 	for _, s := range c.sessions {
 		if s.conn != nil {
-			continue
+			continue // [MQTT-4.1.0-1]
 		}
 		if s.end() <= c.clock {
-			c.remove(s)
+			c.remove(s) // [MQTT-4.1.0-2]
 			continue
 		}
 		if s.will != nil && s.willDue <= c.clock {

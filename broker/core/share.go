@@ -77,26 +77,28 @@ func (r *route) share(n *node, hash bool) {
 }
 
 // choose picks one member of every shared subscription that the message goes to, before anything is stored: a record
-// names its consumers. A session may be chosen several times, and gets what it has subscribed to by itself besides.
+// names its consumers. A session may be chosen several times, and gets what it has subscribed to by itself besides, each
+// with the identifier of its subscription [MQTT-3.3.4-5]. From now on the message is that session's: it completes it
+// [MQTT-4.8.2-4], nobody else gets it when the session ends [MQTT-4.8.2-5] or its client refuses it [MQTT-4.8.2-6].
 func (c *Core) choose(pub *publication) {
 	c.chosen = c.chosen[:0]
 	for _, sh := range pub.route.shared {
 		c.delivered += len(sh.members)
-		if sub := sh.pick(pub.p.QoS); sub != nil {
+		if sub := c.pick(sh, pub.p); sub != nil {
 			c.chosen = append(c.chosen, sub.alone)
 		}
 	}
 	pub.chosen = c.chosen
 }
 
-// pick returns the member that gets a message of that QoS: in turn, the first that is connected and has room; else the
+// pick returns the member that gets a message, of those that may read it: in turn, the first that is connected and has room; else the
 // first that is connected; else, for a message that can wait, the first whose session is in the log. It is nil when
 // there is none: then the message is lost to this subscription, as it would be to a session that is not there.
-func (sh *share) pick(qos byte) *subscription {
+func (c *Core) pick(sh *share, p *packet.Publish) *subscription {
 	best, rank := -1, 0
 	for i := range sh.members {
 		at := (sh.turn + i) % len(sh.members)
-		if r := sh.members[at].rank(qos); r > rank {
+		if r := sh.members[at].rank(p.QoS); r > rank && c.maySee(sh.members[at], p.Topic) {
 			if best, rank = at, r; r == ready {
 				break
 			}

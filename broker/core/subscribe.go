@@ -19,7 +19,7 @@ func (conn *Conn) onSubscribe(f packet.Frame) error {
 	made := make([]*subscription, len(p.Subscriptions))
 	var record Record
 	fresh := 0
-	for i := range p.Subscriptions {
+	for i := range p.Subscriptions { // as if each had come by itself [MQTT-3.8.4-5]
 		want := &p.Subscriptions[i]
 		if s.subscriptions[string(want.Filter)] == nil {
 			fresh++
@@ -74,7 +74,7 @@ func (conn *Conn) checkSubscription(want *packet.Subscription, fresh int) packet
 		return packet.ReasonTopicFilterInvalid
 	case len(conn.session.subscriptions)+fresh > c.cfg.Subscriptions:
 		return packet.ReasonQuotaExceeded
-	case a != nil && !a.MaySubscribe(conn.clientID, conn.username, want.Filter):
+	case a != nil && a.MaySubscribe(conn.clientID, conn.username, want.Filter) == AccessNone:
 		return packet.ReasonNotAuthorized
 	}
 	return packet.ReasonSuccess
@@ -125,8 +125,8 @@ func (conn *Conn) onUnsubscribe(f packet.Frame) error {
 		conn.refuse(reasonOf(err)) // UNSUBACK has no way to say so
 		return nil
 	}
-	unsuback := packet.Unsuback{PacketID: p.PacketID} // [MQTT-3.10.4-4]
-	for _, filter := range p.Filters {
+	unsuback := packet.Unsuback{PacketID: p.PacketID} // [MQTT-3.10.4-4] [MQTT-3.10.4-5]
+	for _, filter := range p.Filters {                // as if each had come by itself [MQTT-3.10.4-6]
 		reason := packet.ReasonNoSubscriptionExisted
 		// Filters are compared byte by byte [MQTT-3.10.4-1].
 		if sub := s.subscriptions[string(filter)]; sub != nil && err != nil {

@@ -33,7 +33,7 @@ func whyOf(err error) (packet.Reason, string) {
 func (conn *Conn) tellConnack(reason packet.Reason, why string) {
 	p := packet.Connack{Reason: reason} // no session present [MQTT-3.2.2-6]
 	if reason == packet.ReasonUseAnotherServer {
-		p.Properties.ServerReference = []byte(conn.core.cfg.ServerReference) // [MQTT-4.11.0-1]
+		p.Properties.ServerReference = []byte(conn.core.cfg.ServerReference) // (4.11)
 	}
 	plain := p.Append(nil, conn.version)
 	p.Properties.ReasonString = told(why)
@@ -45,7 +45,7 @@ func (conn *Conn) tellDisconnect(reason packet.Reason, why string) {
 	p := packet.Disconnect{Reason: reason} // without session expiry [MQTT-3.14.2-2]
 	plain := p.Append(nil, conn.version)
 	if reason == packet.ReasonUseAnotherServer {
-		p.ServerReference = []byte(conn.core.cfg.ServerReference) // [MQTT-4.11.0-1]
+		p.ServerReference = []byte(conn.core.cfg.ServerReference) // (4.11)
 	}
 	p.ReasonString = told(why)
 	conn.writeFitting(p.Append(nil, conn.version), plain)

@@ -17,7 +17,7 @@ type will struct {
 func newWill(p *packet.Connect) *will {
 	m := packet.Publish{
 		Retain: p.Will.Retain, QoS: p.Will.QoS, Topic: p.Will.Topic, Payload: p.Will.Payload, // [MQTT-3.1.2-9]
-		PublishProperties: p.Will.PublishProperties,
+		PublishProperties: p.Will.PublishProperties, // user properties in their order [MQTT-3.1.3-10]
 	}
 	if m.QoS > 0 {
 		m.PacketID = 1

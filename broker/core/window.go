@@ -2,7 +2,7 @@ package core
 
 // window knows the messages in flight to one client: by their running number n, of which the packet identifier is
 // n mod 65535 + 1. Because all numbers in it lie within 65,535 of each other, an identifier belongs to one number only
-// and two messages in flight never share one [MQTT-2.2.1-3]. The zero window is empty.
+// and two messages in flight never share one [MQTT-2.2.1-4] [MQTT-4.3.2-1] [MQTT-4.3.3-1]. The zero window is empty.
 type window struct {
 	first uint64   // the lowest number that may be in flight; places outside first..end are landed
 	end   uint64   // one behind the highest
@@ -15,12 +15,12 @@ type flight byte
 
 const (
 	landed    flight = iota // not in flight
-	awaitAck                // QoS 1: PUBLISH sent
-	awaitRec                // QoS 2: PUBLISH sent
-	awaitComp               // QoS 2: PUBREC received, PUBREL sent or waiting for the disk
+	awaitAck                // QoS 1: PUBLISH sent [MQTT-4.3.2-3]
+	awaitRec                // QoS 2: PUBLISH sent [MQTT-4.3.3-3]
+	awaitComp               // QoS 2: PUBREC received, PUBREL sent or waiting for the disk [MQTT-4.3.3-5]
 )
 
-// identifier is the packet identifier of number n. It is never 0 [MQTT-2.2.1-3].
+// identifier is the packet identifier of number n. It is never 0 [MQTT-2.2.1-4].
 func identifier(n uint64) uint16 { return uint16(n%maxIdentifiers) + 1 }
 
 // add puts n in flight. It returns false if n is too far from what is in flight already.

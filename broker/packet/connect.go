@@ -69,7 +69,7 @@ func (p *Connect) Decode(body []byte) error {
 	if len(c.b) == 0 {
 		c.fail(ReasonMalformedPacket, "MQTT-3.1.3-3", "CONNECT without a client identifier")
 	}
-	p.ClientID = c.text()
+	p.ClientID = c.text() // [MQTT-3.1.3-4]; what follows has this order [MQTT-3.1.3-1]
 	if p.HasWill {
 		p.Will.QoS = flags >> 3 & 0x03
 		p.Will.Retain = flags&willRetainFlag != 0
@@ -177,7 +177,7 @@ func checkConnectFlags(flags byte, v Version) *Error {
 		return &Error{ReasonMalformedPacket, byVersion(v, "MQTT-3.1.2-13", "MQTT-3.1.2-15"), "will retain without a will"}
 	case flags&willQoS == willQoS:
 		return &Error{ReasonMalformedPacket, byVersion(v, "MQTT-3.1.2-12", "MQTT-3.1.2-14"), "will QoS 3"}
-	case v != V5 && flags&passwordFlag != 0 && flags&usernameFlag == 0:
+	case v != V5 && flags&passwordFlag != 0 && flags&usernameFlag == 0: // 3.1.1 [MQTT-3.1.2-22]
 		return &Error{ReasonMalformedPacket, "MQTT-3.1.2-22", "a password without a user name"}
 	}
 	return nil
@@ -222,6 +222,7 @@ func (w *WillMessage) decode(c *cursor) {
 	}
 	w.Topic = c.binary()
 	if c.err == nil {
+		// [MQTT-3.1.3-11]
 		c.failWith(checkTopicName(w.Topic, c.v, byVersion(c.v, "MQTT-4.7.0-1", "MQTT-4.7.1-1")))
 	}
 	w.Payload = c.binary()
@@ -237,7 +238,7 @@ func (p *Connect) decodeCredentials(c *cursor) {
 		if len(c.b) == 0 {
 			c.fail(ReasonMalformedPacket, byVersion(p.Version, "MQTT-3.1.2-17", "MQTT-3.1.2-19"), "the user name flag without a user name")
 		}
-		p.Username = c.text()
+		p.Username = c.text() // [MQTT-3.1.3-12]
 	}
 	if p.Version == V31 && len(c.b) == 0 {
 		p.HasPassword = false

@@ -40,7 +40,7 @@ func (p *Publish) Decode(f Frame, v Version) error {
 	p.PacketID = 0
 	p.PublishProperties.reset()
 	c := cursor{b: f.Body, v: v}
-	p.Topic = c.binary()
+	p.Topic = c.binary() // [MQTT-3.3.2-1]
 	if p.QoS > 0 {
 		p.PacketID = c.packetID("MQTT-2.2.1-3", "MQTT-2.3.1-1")
 	}
@@ -148,9 +148,9 @@ func (p *PublishProperties) take(c *cursor) {
 	case topicAlias:
 		p.TopicAlias = uint16(c.walk.number)
 	case contentType:
-		p.ContentType = c.walk.bytes
+		p.ContentType = c.walk.bytes // [MQTT-3.3.2-19]
 	case responseTopic:
-		p.ResponseTopic = c.walk.bytes
+		p.ResponseTopic = c.walk.bytes // [MQTT-3.3.2-13]
 		c.failWith(checkTopicName(c.walk.bytes, V5, "MQTT-3.3.2-14"))
 	case correlationData:
 		p.HasCorrelation, p.Correlation = true, c.walk.bytes
@@ -164,15 +164,15 @@ func (p *PublishProperties) take(c *cursor) {
 // append appends the properties without their length; size knows how many bytes that is.
 func (p *PublishProperties) append(dst []byte) []byte {
 	if p.HasPayloadFormat {
-		dst = appendFlag(dst, payloadFormat, p.PayloadFormat)
+		dst = appendFlag(dst, payloadFormat, p.PayloadFormat) // [MQTT-3.3.2-4]
 	}
 	if p.HasExpiry {
 		dst = appendFour(dst, messageExpiry, p.Expiry)
 	}
-	dst = appendBytes(dst, contentType, p.ContentType)
-	dst = appendBytes(dst, responseTopic, p.ResponseTopic)
+	dst = appendBytes(dst, contentType, p.ContentType)     // [MQTT-3.3.2-20]
+	dst = appendBytes(dst, responseTopic, p.ResponseTopic) // [MQTT-3.3.2-15]
 	if p.HasCorrelation {
-		dst = appendData(append(dst, correlationData), p.Correlation)
+		dst = appendData(append(dst, correlationData), p.Correlation) // [MQTT-3.3.2-16]
 	}
 	for _, id := range p.SubscriptionIDs {
 		dst = appendVarint(append(dst, subscriptionID), int(id))
@@ -180,7 +180,7 @@ func (p *PublishProperties) append(dst []byte) []byte {
 	if p.TopicAlias != 0 {
 		dst = appendTwo(dst, topicAlias, p.TopicAlias)
 	}
-	return appendUsers(dst, p.UserProperties)
+	return appendUsers(dst, p.UserProperties) // in order [MQTT-3.3.2-17] [MQTT-3.3.2-18]
 }
 
 func (p *PublishProperties) size() int {

@@ -260,7 +260,7 @@ func (c *cursor) packetID(v5, v311 string) uint16 {
 	return id
 }
 
-// checkText judges the character data of a string. Control and non-characters are let through, as the standard
+// checkText judges the character data of a string, of topics as well [MQTT-4.7.3-2]. Control and non-characters are let through, as the standard
 // allows; U+FEFF is a character like any other [MQTT-1.5.4-3].
 func checkText(b []byte, v Version) *Error {
 	if plain(b) {

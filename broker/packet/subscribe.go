@@ -188,7 +188,7 @@ func (p *Unsuback) Append(dst []byte, v Version) []byte {
 	return prefixLength(dst, at)
 }
 
-// filter reads a topic filter; shared says that it is one of a shared subscription.
+// filter reads a topic filter [MQTT-3.8.3-1] [MQTT-3.10.3-1]; shared says that it is one of a shared subscription.
 func (c *cursor) filter() (filter []byte, shared bool) {
 	filter = c.binary()
 	if c.err != nil {
@@ -210,7 +210,7 @@ func (c *cursor) subscription(filter []byte, shared bool) Subscription {
 	options := c.byte()
 	s := Subscription{Filter: filter, QoS: options & 0x03}
 	if c.v != V5 {
-		if options > 2 {
+		if options > 2 { // 3.1.1 [MQTT-3-8.3-4]
 			c.fail(ReasonMalformedPacket, "MQTT-3-8.3-4", "reserved bits or QoS 3 in a requested QoS")
 		}
 		return s

@@ -81,6 +81,7 @@ func newRoot() *cobra.Command {
 		newBridge(),
 		newDemo(),
 		newModbus(),
+		newPasswd(),
 		newStore(),
 		newBench(),
 		newVersion(),

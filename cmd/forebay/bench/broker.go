@@ -31,7 +31,7 @@ func Broker(ctx context.Context, o BrokerOptions, w io.Writer) error {
 		return err
 	}
 	b := brokers{BrokerOptions: o, figures: map[string]map[string][]float64{}}
-	for _, part := range []func(context.Context) error{b.traffics, b.durable, b.memory, b.retained, b.matching} {
+	for _, part := range []func(context.Context) error{b.traffics, b.durable, b.memory, b.retained, b.matching, b.stirred} {
 		if err := part(ctx); err != nil {
 			return err
 		}
@@ -204,7 +204,7 @@ func (b *brokers) print(w io.Writer) error {
 		return e.Encode(map[string]any{"rows": b.rows(), "remarks": b.remarks, "rounds": b.Rounds})
 	}
 	var text strings.Builder
-	fmt.Fprintf(&text, "%-36s %-8s", fmt.Sprintf("medians of %d", b.Rounds), "")
+	fmt.Fprintf(&text, "%-52s %-8s", fmt.Sprintf("medians of %d", b.Rounds), "")
 	for i, t := range b.Targets {
 		fmt.Fprintf(&text, " %12s", t.Name)
 		if i > 0 {
@@ -213,7 +213,7 @@ func (b *brokers) print(w io.Writer) error {
 	}
 	text.WriteByte('\n')
 	for _, row := range b.rows() {
-		fmt.Fprintf(&text, "%-36s %-8s", row.Name, row.Unit)
+		fmt.Fprintf(&text, "%-52s %-8s", row.Name, row.Unit)
 		for i, t := range b.Targets {
 			m, known := row.Medians[t.Name]
 			fmt.Fprintf(&text, " %12s", figure(m, known))

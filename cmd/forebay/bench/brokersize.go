@@ -32,12 +32,13 @@ func megabytes(r *running) (float64, error) {
 
 // memory is what an idle broker holds, with and without many idle connections.
 func (b *brokers) memory(ctx context.Context) error {
-	const connections = 5000
-	rowIdle, rowMany := "memory, idle", fmt.Sprintf("memory, %d connections", connections)
-	if !b.wanted(rowIdle) && !b.wanted(rowMany) {
+	const plain, secure = 5000, 1000
+	rowIdle := "memory, idle"
+	rowPlain, rowSecure := fmt.Sprintf("memory, %d connections", plain), fmt.Sprintf("memory, %d TLS connections", secure)
+	if !b.wanted(rowIdle) && !b.wanted(rowPlain) && !b.wanted(rowSecure) {
 		return nil
 	}
-	return b.each(ctx, false, func(target string, r *running) error {
+	err := b.each(ctx, false, func(target string, r *running) error {
 		if r.pid == 0 {
 			return nil
 		}
@@ -46,32 +47,47 @@ func (b *brokers) memory(ctx context.Context) error {
 			return err
 		}
 		b.put(rowIdle, "MB", target, mb)
-		if !b.wanted(rowMany) {
+		if !b.wanted(rowPlain) {
 			return nil
 		}
-		var all []*wire
-		defer func() {
-			for _, w := range all {
-				_ = w.conn.Close() // done with it
-			}
-		}()
-		for i := range connections {
-			w, err := r.login(login{clientID: fmt.Sprint("bench-idle", i)})
-			if err != nil {
-				return err
-			}
-			all = append(all, w)
-			if err := w.subscribe(0, fmt.Sprintf("%sidle/%d", benchTopics, i)); err != nil {
-				return err
-			}
-			w.in = nil // thousands of buffers would be ours to hold
+		return b.crowd(rowPlain, target, r, plain, r.login)
+	})
+	if err != nil || !b.wanted(rowSecure) {
+		return err
+	}
+	return b.each(ctx, false, func(target string, r *running) error {
+		if r.secure == "" {
+			return nil
 		}
-		if mb, err = megabytes(r); err != nil {
+		return b.crowd(rowSecure, target, r, secure, r.loginSecure)
+	})
+}
+
+// crowd measures the broker's memory with that many idle connections, each with a subscription.
+func (b *brokers) crowd(row, target string, r *running, connections int, enter func(login) (*wire, error)) error {
+	var all []*wire
+	defer func() {
+		for _, w := range all {
+			_ = w.conn.Close() // done with it
+		}
+	}()
+	for i := range connections {
+		w, err := enter(login{clientID: fmt.Sprint("bench-idle", i)})
+		if err != nil {
 			return err
 		}
-		b.put(rowMany, "MB", target, mb)
-		return nil
-	})
+		all = append(all, w)
+		if err := w.subscribe(0, fmt.Sprintf("%sidle/%d", benchTopics, i)); err != nil {
+			return err
+		}
+		w.in = nil // thousands of buffers would be ours to hold
+	}
+	mb, err := megabytes(r)
+	if err != nil {
+		return err
+	}
+	b.put(row, "MB", target, mb)
+	return nil
 }
 
 // retained is how fast many retained messages are stored and fetched, and what they cost.

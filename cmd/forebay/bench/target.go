@@ -3,6 +3,7 @@ package bench
 import (
 	"crypto/pbkdf2"
 	"crypto/sha512"
+	"crypto/tls"
 	"encoding/base64"
 	"fmt"
 	"net"
@@ -30,6 +31,7 @@ type Target struct {
 type site struct {
 	dir     string
 	port    int
+	secure  int // the port with TLS
 	durable bool
 }
 
@@ -50,10 +52,11 @@ storage: {path: %[1]q}
 broker:
   listeners:
     - {address: "127.0.0.1:%[2]d"}
+    - {address: "127.0.0.1:%[3]d", tls: {certificate: tls.crt, key: tls.key}}
   password_file: passwd
   acl_file: acl
   limits: {connections: 20000}
-`, filepath.Join(s.dir, "store"), s.port)
+`, filepath.Join(s.dir, "store"), s.port, s.secure)
 		},
 	}
 }
@@ -72,7 +75,8 @@ func Mosquitto() (t Target, ok bool) {
 			// Nagle's delay would be all that is measured, a queue of 1000 loses messages, and with its 20 in flight
 			// Mosquitto 2.0.11 stops sending QoS 2 when more are queued than that.
 			text := fmt.Sprintf("listener %d 127.0.0.1\nallow_anonymous false\npassword_file %s/passwd\nacl_file %s/acl\n"+
-				"set_tcp_nodelay true\nmax_queued_messages 100000\nmax_inflight_messages 0\nlog_type none\nconnection_messages false\n", s.port, s.dir, s.dir)
+				"set_tcp_nodelay true\nlistener %d 127.0.0.1\ncertfile %s/tls.crt\nkeyfile %s/tls.key\nmax_queued_messages 100000\nmax_inflight_messages 0\nlog_type none\nconnection_messages false\n",
+				s.port, s.dir, s.dir, s.secure, s.dir, s.dir)
 			if os.Getuid() == 0 {
 				text += "user root\n" // or it could not read what only we may
 			}
@@ -88,6 +92,7 @@ func Mosquitto() (t Target, ok bool) {
 type running struct {
 	process
 	address string
+	secure  string // the address with TLS; empty: none known
 	child   *child // nil: not ours to stop
 	dir     string
 }
@@ -110,7 +115,13 @@ func (t Target) open(durable bool) (_ *running, err error) {
 	if s.port, err = freePort(); err != nil {
 		return nil, err
 	}
+	if s.secure, err = freePort(); err != nil {
+		return nil, err
+	}
 	r.address = net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port))
+	if t.config != nil {
+		r.secure = net.JoinHostPort("127.0.0.1", strconv.Itoa(s.secure))
+	}
 	if err := t.write(s); err != nil {
 		return nil, err
 	}
@@ -127,7 +138,12 @@ func (t Target) open(durable bool) (_ *running, err error) {
 
 // write writes the files that brokers read.
 func (t Target) write(s site) error {
+	certificate, key, err := selfSigned()
+	if err != nil {
+		return err
+	}
 	files := map[string]string{
+		"tls.crt": certificate, "tls.key": key,
 		"passwd": benchUser + ":" + mosquittoHash(benchPassword) + "\n",
 		"acl":    "user " + benchUser + "\ntopic readwrite " + benchTopics + "#\n",
 	}
@@ -165,6 +181,14 @@ func (r *running) wait(name string) error {
 func (r *running) login(who login) (*wire, error) {
 	who.username, who.password = benchUser, benchPassword
 	return connect(func() (net.Conn, error) { return net.DialTimeout("tcp", r.address, answerTime) }, who)
+}
+
+// loginSecure is login over TLS. Whom the certificate names is not what is measured.
+func (r *running) loginSecure(who login) (*wire, error) {
+	who.username, who.password = benchUser, benchPassword
+	return connect(func() (net.Conn, error) {
+		return tls.DialWithDialer(&net.Dialer{Timeout: answerTime}, "tcp", r.secure, &tls.Config{InsecureSkipVerify: true})
+	}, who)
 }
 
 func (r *running) close() {
