@@ -62,7 +62,11 @@ type Slave struct {
 	// several goroutines, one per connection.
 	Fault func(Request) Fault
 
+	// Forget keeps no list of the requests, only their number.
+	Forget bool
+
 	mu       sync.Mutex
+	number   int                // guarded by mu
 	requests []Request          // guarded by mu
 	busy     map[byte]time.Time // guarded by mu: by unit, until when it is aside
 }
@@ -80,8 +84,11 @@ func (s *Slave) Requests() []Request {
 // answer makes the response PDU and tells what to do wrong with it.
 func (s *Slave) answer(unit byte, pdu []byte) ([]byte, Fault) {
 	s.mu.Lock()
-	r := Request{Number: len(s.requests) + 1, Unit: unit, PDU: pdu}
-	s.requests = append(s.requests, r)
+	s.number++
+	r := Request{Number: s.number, Unit: unit, PDU: pdu}
+	if !s.Forget {
+		s.requests = append(s.requests, r)
+	}
 	s.mu.Unlock()
 	var f Fault
 	if s.Fault != nil {
