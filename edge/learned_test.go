@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -46,6 +47,13 @@ func TestLearnedPlanOutlivesRestart(t *testing.T) {
 		if len(s.Learned) == 1 {
 			known = s.Learned[0].Registers
 		}
+	}
+	r, err := first.Report(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u := r.Modbus.Links[0].Units[0]; u.Learned == nil || u.Learned.Registers.Refused != 5 || !strings.Contains(string(u.Counters), `"exception_3":`) {
+		t.Errorf("the report of the unit: %+v, %s", u, u.Counters)
 	}
 	if err := first.stop(); err != nil {
 		t.Fatal(err)

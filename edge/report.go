@@ -3,6 +3,7 @@ package edge
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"slices"
 	"strings"
 	"time"
@@ -64,6 +65,9 @@ type LinkReport struct {
 	Timeouts   uint64       `json:"timeouts"`
 	Exceptions uint64       `json:"exceptions"`
 	Failures   uint64       `json:"failures"`
+	Late       uint64       `json:"late"`
+	Stray      uint64       `json:"stray"`
+	CRC        uint64       `json:"crc"`
 	Reconnects uint64       `json:"reconnects"`
 	Missed     uint64       `json:"missed"`
 	Samples    uint64       `json:"samples"`
@@ -79,6 +83,9 @@ type UnitReport struct {
 	State string     `json:"state,omitempty"`
 	Since *time.Time `json:"since,omitempty"`
 	Error string     `json:"error,omitempty"`
+
+	Counters json.RawMessage     `json:"counters,omitempty"` // as on its topic of state, but as they are now
+	Learned  *modbus.LearnedUnit `json:"learned,omitempty"`  // about its reads
 }
 
 // StorageReport is the store.
@@ -134,7 +141,9 @@ func (g *Gateway) Report(ctx context.Context) (Report, error) {
 	if r.Bridges = s.Bridges; r.Bridges == nil {
 		r.Bridges = []bridge.Status{} // [] in JSON, not null
 	}
-	r.Modbus = ModbusReport{Links: linkReports(g.fieldbus.stats(), g.telemetry.unitStates()), Samples: s.Samples, SamplesRefused: s.SamplesRefused}
+	links := linkReports(s.Links, g.telemetry.unitStates())
+	reportUnits(links, s.Units, s.Learned)
+	r.Modbus = ModbusReport{Links: links, Samples: s.Samples, SamplesRefused: s.SamplesRefused}
 	r.Storage = g.storageReport(path, orphans)
 	r.Ready = r.Ready && r.Storage.Error == ""
 	return r, nil
@@ -161,6 +170,7 @@ func linkReports(stats []modbus.LinkStats, states []modbus.UnitState) []LinkRepo
 		l := LinkReport{
 			Name: st.Link.Name, Up: st.Up, Requests: st.Requests, Timeouts: st.Timeouts,
 			Exceptions: st.Exceptions, Failures: st.Failures, Reconnects: st.Reconnects,
+			Late: st.Late, Stray: st.Stray, CRC: st.CRC,
 			Missed: st.Missed, Samples: st.Samples, Writes: st.Writes, Units: []UnitReport{},
 		}
 		for i := range st.Link.Units {
@@ -180,6 +190,23 @@ func linkReports(stats []modbus.LinkStats, states []modbus.UnitState) []LinkRepo
 		all = append(all, l)
 	}
 	return all
+}
+
+// reportUnits adds what is counted and known of units to the reports of links.
+func reportUnits(links []LinkReport, stats []modbus.UnitStats, learned []modbus.LearnedUnit) {
+	for i := range links {
+		for j := range links[i].Units {
+			link, u := links[i].Name, &links[i].Units[j]
+			at := slices.IndexFunc(stats, func(s modbus.UnitStats) bool { return s.Link.Name == link && s.Unit.Name == u.Name })
+			if at >= 0 {
+				u.Counters = countersJSON(&stats[at].UnitCounters)
+			}
+			at = slices.IndexFunc(learned, func(l modbus.LearnedUnit) bool { return l.Link == link && l.Unit == u.Name })
+			if at >= 0 {
+				u.Learned = &learned[at]
+			}
+		}
+	}
 }
 
 func (g *Gateway) storageReport(path string, orphans []string) StorageReport {
