@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"net"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -174,19 +173,14 @@ func testOddity(t *testing.T, kind string, odd oddity) {
 			unit("odd", 1, append(unitTags(slave, 3, 100), row(slave, 300, 20)...)...),
 			unit("plain", 2, unitTags(slave, 3, 200)...),
 		}
-		cfg, serve := tcp(units...), slave.ServeTCPConn
+		cfg, dial := tcp(units...), toTCP(slave)
 		switch kind {
 		case "rtu":
-			cfg, serve = rtu(units...), slave.ServeRTU
+			cfg, dial = rtu(units...), toRTU(slave)
 		case "ascii":
-			cfg, serve = rtu(units...), slave.ServeASCII
-			cfg.Links[0].ASCIIOverTCP, cfg.Links[0].RTUOverTCP = cfg.Links[0].RTUOverTCP, ""
+			cfg, dial = ascii(units...), toASCII(slave)
 		}
-		r := start(t, cfg, func(string) net.Conn {
-			near, far := net.Pipe()
-			go serve(newLine(far))
-			return near
-		})
+		r := start(t, cfg, dial)
 		pass(time.Minute)
 		// Two thirds: who does not answer costs a timeout now and then.
 		if n := len(r.of("r201")); n < 38 && !odd.blocks {

@@ -253,6 +253,20 @@ func toRTU(s *modbustest.Slave) func(string) net.Conn {
 	}
 }
 
+// ascii is a configuration of one ASCII link called line.
+func ascii(units ...modbus.UnitConfig) modbus.Config {
+	return modbus.Config{Links: []modbus.LinkConfig{{Name: "line", ASCIIOverTCP: "plc.example:502", Units: units}}}
+}
+
+// toASCII connects a poller to a slave that speaks ASCII.
+func toASCII(s *modbustest.Slave) func(string) net.Conn {
+	return func(string) net.Conn {
+		near, far := net.Pipe()
+		go s.ServeASCII(newLine(far))
+		return near
+	}
+}
+
 // line makes of a pipe what a socket or serial port is: it takes what is sent
 // whether or not somebody reads it.
 type line struct {
