@@ -153,13 +153,16 @@ func TestDevicesDiffer(t *testing.T) {
 	for _, kind := range []string{"tcp", "rtu", "ascii"} {
 		for _, odd := range oddities() {
 			if odd.kinds == "" || strings.Contains(odd.kinds, kind) {
-				t.Run(kind+"/"+odd.name, func(t *testing.T) { testOddity(t, kind, odd) })
+				t.Run(kind+"/"+odd.name, func(t *testing.T) { testOddity(t, kind, 1, odd) })
+			}
+			if kind == "tcp" && (odd.kinds == "" || strings.Contains(odd.kinds, kind)) {
+				t.Run("tcp in flight/"+odd.name, func(t *testing.T) { testOddity(t, kind, 4, odd) })
 			}
 		}
 	}
 }
 
-func testOddity(t *testing.T, kind string, odd oddity) {
+func testOddity(t *testing.T, kind string, inFlight int, odd oddity) {
 	bubble(t, func(t *testing.T) {
 		slave := modbustest.New()
 		var healed atomic.Bool
@@ -180,6 +183,7 @@ func testOddity(t *testing.T, kind string, odd oddity) {
 		case "ascii":
 			cfg, dial = ascii(units...), toASCII(slave)
 		}
+		cfg.Links[0].InFlight = inFlight
 		r := start(t, cfg, dial)
 		pass(time.Minute)
 		// Two thirds: who does not answer costs a timeout now and then.

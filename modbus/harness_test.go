@@ -273,12 +273,15 @@ type line struct {
 	io.Reader
 	conn net.Conn
 	out  chan []byte
+
+	mu     sync.Mutex
+	closed bool // guarded by mu
 }
 
 func newLine(conn net.Conn) *line {
 	in, received := make(chan []byte, 1000), &queue{}
 	received.in = in
-	l := &line{received, conn, make(chan []byte, 1000)}
+	l := &line{Reader: received, conn: conn, out: make(chan []byte, 1000)}
 	go func() {
 		defer close(in)
 		buf := make([]byte, 512)
@@ -302,12 +305,20 @@ func newLine(conn net.Conn) *line {
 }
 
 func (l *line) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return 0, net.ErrClosed
+	}
 	l.out <- bytes.Clone(p)
 	return len(p), nil
 }
 
 // Close ends the line when everything written has been sent.
 func (l *line) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
 	close(l.out)
 	return nil
 }
