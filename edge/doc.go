@@ -1,7 +1,8 @@
 // Package edge puts the gateway together: it reads the configuration, starts
 // and stops the parts in the right order, and carries what passes between
 // them that is neither MQTT nor Modbus alone: samples become messages
-// (telemetry.go), messages on …/set become register writes (command.go).
+// (telemetry.go), messages on …/set become register writes (command.go), those
+// on …/get reads (demand.go).
 //
 // # Promises
 //

@@ -96,6 +96,8 @@ type UnitReport struct {
 	Stray      uint64          `json:"stray"`
 	CRC        uint64          `json:"crc"`
 	Exceptions map[byte]uint64 `json:"exceptions,omitempty"` // by code
+	// Learned is about its reads.
+	Learned *modbus.LearnedUnit `json:"learned,omitempty"`
 }
 
 // StorageReport is the store.
@@ -153,7 +155,9 @@ func (g *Gateway) Report(ctx context.Context) (Report, error) {
 	if r.Bridges = s.Bridges; r.Bridges == nil {
 		r.Bridges = []bridge.Status{} // [] in JSON, not null
 	}
-	r.Modbus = ModbusReport{Links: linkReports(s.Links, s.Units, g.telemetry.unitStates()), Samples: s.Samples, SamplesRefused: s.SamplesRefused}
+	links := linkReports(s.Links, s.Units, g.telemetry.unitStates())
+	addLearned(links, s.Learned)
+	r.Modbus = ModbusReport{Links: links, Samples: s.Samples, SamplesRefused: s.SamplesRefused}
 	r.Storage = g.storageReport(path, orphans)
 	r.Ready = r.Ready && r.Storage.Error == ""
 	return r, nil
@@ -208,6 +212,19 @@ func unitReport(of *modbus.UnitStats, states []modbus.UnitState) UnitReport {
 		u.Error = s.Err.Error()
 	}
 	return u
+}
+
+// addLearned adds what is known of the reads of units to the reports of links.
+func addLearned(links []LinkReport, learned []modbus.LearnedUnit) {
+	for i := range links {
+		for j := range links[i].Units {
+			link, u := links[i].Name, &links[i].Units[j]
+			at := slices.IndexFunc(learned, func(l modbus.LearnedUnit) bool { return l.Link == link && l.Unit == u.Name })
+			if at >= 0 {
+				u.Learned = &learned[at]
+			}
+		}
+	}
 }
 
 func (g *Gateway) storageReport(path string, orphans []string) StorageReport {
