@@ -248,8 +248,6 @@ func firstByte(qos byte, retain bool) byte {
 	return first
 }
 
-const dupBit = 0x08
-
 // share returns a publication as something that can wait. All sessions share one copy.
 func (c *Core) share(pub *publication, options byte, ids []uint32) stored {
 	if c.shared == nil {

@@ -50,11 +50,6 @@
 //   - A bridge of 3.x (protocol level + 128) gets messages with their retain flag, and not its own.
 //   - A client whose maximum packet size leaves no room for CONNACK is refused, one without room for a SUBACK disconnected.
 //
-// # Known weakness
-//
-// BUG(core): Long work is cut between messages, not within one: a message for 100,000 connected clients goes to all of
-// them in one round, and everybody else waits for some milliseconds.
-//
 // # Statements that ask nothing of us
 //
 // All others are cited where they are obeyed, and shown by a transcript in testdata; a test sees to it.
@@ -74,3 +69,6 @@
 //   - They are about whole implementations: the bridge is a client of its own, and no extension is needed. 7.0.0-1,
 //     7.0.0-2.
 package core
+
+// BUG(core): Long work is cut between messages, not within one: a message for 100,000 connected clients goes to all of
+// them in one round, and everybody else waits for some milliseconds.
