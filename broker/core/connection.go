@@ -27,7 +27,7 @@ type Conn struct {
 	quiet       time.Duration
 	bridge      bool // 3.x: the level was sent with 0x80 added
 	assigned    bool // the client identifier is ours
-	curt        bool // 5.0: the client wants no reason strings where it can choose
+	curt        bool // 5.0: the client wants no reason strings
 	askedExpiry uint32
 
 	login       *packet.Connect // until it is decided about: a copy of its own
