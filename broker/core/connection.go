@@ -27,7 +27,7 @@ type Conn struct {
 	quiet       time.Duration
 	bridge      bool // 3.x: the level was sent with 0x80 added
 	assigned    bool // the client identifier is ours
-	curt        bool // 5.0: the client wants no reason strings where it can choose
+	curt        bool // 5.0: the client wants no reason strings
 	askedExpiry uint32
 
 	login       *packet.Connect // until it is decided about: a copy of its own
@@ -133,7 +133,8 @@ func (c *Core) Receive(conn *Conn, b []byte) (consumed int) {
 // roundWork is how much is done in a round before what remains has to wait for the next: a publisher to thousands of
 // subscribers, a subscription to all retained messages, thousands of clients that come back to full queues must not
 // make everybody else wait for all of it. The unit is a delivery, or a look at a retained message or a session; this
-// many take less than a millisecond or two.
+// many take less than a millisecond or two. What waits for sessions has a share of its own: a flood of live messages must
+// not starve them.
 const roundWork = 10_000
 
 // RoundFull reports that this round, which ends with the next Tick, has had its share of work: what can wait should.
@@ -141,7 +142,7 @@ func (c *Core) RoundFull() bool { return c.work >= roundWork }
 
 // rest ends the rest of connections: a new round begins.
 func (c *Core) rest() {
-	c.work = 0
+	c.work, c.pulled = 0, 0
 	for _, conn := range c.resting {
 		conn.resting = false
 		c.touch(conn)

@@ -52,7 +52,7 @@ type Core struct {
 	condemned             []condemned
 	resting               []*Conn // have used up the round
 	slowed                []*Conn // have used up more than their rate allows
-	work                  int     // in this round, see roundWork
+	work, pulled          int     // in this round, see roundWork
 	flushDue              bool
 	sweepOn               bool // sweepConnections has stopped in the middle
 	expireOn              bool // expire has
@@ -232,12 +232,15 @@ func (c *Core) Flush(write func(*Conn)) {
 	pulls := c.pulls
 	c.pulls = c.sparePulls[:0]
 	for i, s := range pulls {
-		if c.RoundFull() {
+		if c.pulled >= roundWork {
 			c.pulls = append(c.pulls, pulls[i:]...)
 			break
 		}
 		s.pulling = false
+		work := c.work
 		s.pull(c)
+		c.pulled += c.work - work
+		c.work = work
 	}
 	clear(pulls)
 	c.sparePulls = pulls[:0]

@@ -188,3 +188,36 @@ func TestManyEndsAtOnce(t *testing.T) {
 	}
 	step("expiry", 11*time.Second, func(st core.Stats) int { return st.Sessions })
 }
+
+// Publishers that use up every round do not starve a session in the log.
+func TestFloodDoesNotStarveQueues(t *testing.T) {
+	const messages, subscribers = 2_000, 100
+	b := newBench(core.Config{Inflight: messages})
+	b.core.Lost(b.connect("connect s v4", "subscribe 1 a:1"), "gone")
+	for i := range subscribers {
+		b.connect(fmt.Sprintf("connect c%d v4 clean", i), "subscribe 1 flood:0")
+	}
+	for range messages {
+		b.core.Publish(&core.Inject{Publish: packet.Publish{Topic: []byte("a"), QoS: 1, PacketID: 1, Payload: []byte("x")}})
+	}
+	b.core.Durable(b.log.Commit())
+	pub := b.connect("connect p v4 clean")
+	p, _ := brokertest.Parse("publish flood =x", packet.V311)
+	flood := bytes.Repeat(p, 1_000)
+	connect, _ := brokertest.Parse("connect s v4", 0)
+	s := b.core.Accept(core.ConnInfo{})
+	b.got[s] = []byte{}
+	b.receive(s, connect)
+	b.core.Durable(b.log.Commit())
+	for round := range 100 {
+		b.core.Tick(b.now)
+		if n := b.core.Receive(pub, flood); n == len(flood) {
+			t.Fatalf("round %d was not full", round)
+		}
+		b.core.Flush(b.write)
+		if len(b.got[s]) >= messages*(2+3+2+1) {
+			return
+		}
+	}
+	t.Errorf("the session got %d bytes in 100 rounds", len(b.got[s]))
+}
