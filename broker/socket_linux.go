@@ -38,7 +38,7 @@ type listener struct {
 	tls         *secure   // nil: plain. Replaced by Server.Reload
 	pausedUntil time.Time // it rests: resources are short, or connections come too fast; zero: it goes on
 	open        int       // connections
-	allowed     time.Time // see mayAccept
+	allowed     time.Time // see accepted
 }
 
 const (
@@ -180,6 +180,7 @@ func (l *loop) accept(li *listener) {
 			l.pauseListener(li, err)
 			return
 		}
+		l.accepted(li)
 		if l.open >= l.maxConnections {
 			closeFD(fd)
 			l.refusedFull(li)
