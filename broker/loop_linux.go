@@ -249,6 +249,11 @@ func (l *loop) drain() {
 			f.close(l, closedByUs) // nobody has been told anything yet
 		}
 	}
+	for _, s := range l.sockets {
+		if s != nil && s.proxied {
+			l.closeSocket(s, closedByUs)
+		}
+	}
 	l.core.Drain(packet.ReasonServerShuttingDown)
 }
 
