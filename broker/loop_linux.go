@@ -149,6 +149,7 @@ func (l *loop) flushConn(conn *core.Conn) {
 	s.carrier.flush(l)
 	if s.held && s.conn != nil && !s.conn.Paused() {
 		l.receive(s, s.kept)
+		s.carrier.letRead()
 	}
 }
 

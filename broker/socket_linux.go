@@ -25,6 +25,7 @@ type socket struct {
 
 func (s *socket) flush(l *loop)             { l.flushSocket(s) }
 func (s *socket) close(l *loop, why string) { l.closeSocket(s, why) }
+func (s *socket) letRead()                  {} // epoll tells again of what is there
 
 // listener is one bound address. All fields but the constant ones are owned by the loop.
 type listener struct {

@@ -38,10 +38,12 @@ type stream struct {
 	scram *scram.ServerConversation // an authentication under way
 }
 
-// carrier moves the bytes of a stream. Both methods are called in the loop, and neither when the stream is gone.
+// carrier moves the bytes of a stream. Its methods are called in the loop, flush not when the stream is gone.
 type carrier interface {
 	// flush takes what is pending as far as there is room, and closes in order when that was the last.
 	flush(l *loop)
+	// letRead is called when what was kept has been taken.
+	letRead()
 	// close ends it at once.
 	close(l *loop, why string)
 }
