@@ -198,11 +198,12 @@ func (l *loop) opened(s *stream, li *listener, peer netip.AddrPort) {
 func (l *loop) closed(s *stream) {
 	l.open--
 	s.listener.open--
-	if !s.counted.IsValid() {
+	if !s.counted {
 		return
 	}
-	if l.addresses[s.counted]--; l.addresses[s.counted] == 0 {
-		delete(l.addresses, s.counted)
+	a := networkOf(s.peer.Addr())
+	if l.addresses[a]--; l.addresses[a] == 0 {
+		delete(l.addresses, a)
 	}
 }
 
@@ -219,7 +220,7 @@ func (l *loop) countAddress(s *stream) bool {
 		return false
 	}
 	l.addresses[a]++
-	s.counted = a
+	s.counted = true
 	return true
 }
 

@@ -15,11 +15,10 @@ import (
 
 // stream is one connection as the loop sees it, whatever carries its bytes. All fields are owned by the loop.
 type stream struct {
-	conn    *core.Conn // nil once the core has been told that it is lost
-	carrier carrier
-	// listener is the one it came through, and counted the address that it counts for; not valid: for none.
-	listener *listener
-	counted  netip.Addr
+	conn     *core.Conn // nil once the core has been told that it is lost
+	carrier  carrier
+	listener *listener      // through which it came
+	counted  bool           // for its address, see countAddress
 	peer     netip.AddrPort // not valid on a Unix socket
 	hash     *passwordHash  // that the client's password fitted; nil: it logged in without
 
