@@ -56,6 +56,7 @@ type ListenerConfig struct {
 	// are refused; whoever can reach the listener can claim any address.
 	ProxyProtocol bool `mapstructure:"proxy_protocol"`
 
+	// Limits are those of this listener, in the place of the general ones.
 	Limits ListenerLimits `mapstructure:"limits"`
 
 	// Transport is TransportWebSocket, or empty: MQTT as such.

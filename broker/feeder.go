@@ -254,9 +254,9 @@ func (f *feed) flush(l *loop) {
 	f.letRead()
 }
 
-// letRead lets the reader go on, unless its connection is paused.
+// letRead lets the reader go on, unless its connection is paused, or has to take first what was kept in a pause.
 func (f *feed) letRead() {
-	if f.owed && (f.conn == nil || !f.conn.Paused()) {
+	if f.owed && (f.conn == nil || !f.conn.Paused() && !f.held) {
 		f.owed = false
 		f.resume <- struct{}{} // never blocks: one batch, one token
 	}

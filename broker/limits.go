@@ -198,11 +198,12 @@ func (l *loop) opened(s *stream, li *listener, peer netip.AddrPort) {
 func (l *loop) closed(s *stream) {
 	l.open--
 	s.listener.open--
-	if !s.counted.IsValid() {
+	if !s.counted {
 		return
 	}
-	if l.addresses[s.counted]--; l.addresses[s.counted] == 0 {
-		delete(l.addresses, s.counted)
+	a := networkOf(s.peer.Addr())
+	if l.addresses[a]--; l.addresses[a] == 0 {
+		delete(l.addresses, a)
 	}
 }
 
@@ -219,28 +220,29 @@ func (l *loop) countAddress(s *stream) bool {
 		return false
 	}
 	l.addresses[a]++
-	s.counted = a
+	s.counted = true
 	return true
 }
 
-// mayAccept reports whether a listener may accept a connection now. If not, it rests until it may.
+// mayAccept reports whether a listener may accept a connection now: it may be a second ahead of its rate. If not, it
+// rests.
 func (l *loop) mayAccept(li *listener) bool {
-	rate := li.limits.ConnectRate
-	if rate == 0 {
+	if li.limits.ConnectRate == 0 || li.allowed.Sub(l.now) < time.Second {
 		return true
 	}
-	// As in core.pace: each connection moves the time at which all of them would have been allowed.
-	if li.allowed = maxTime(li.allowed, l.now); li.allowed.Sub(l.now) >= time.Second {
-		l.restListener(li, time.Second/time.Duration(min(rate, int(time.Second/pulse))))
-		return false
-	}
-	li.allowed = li.allowed.Add(time.Second / time.Duration(rate))
-	return true
+	l.restListener(li, pulse)
+	return false
 }
 
-func maxTime(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
+// accepted counts a connection for the rate of its listener. As in the core, each moves the time at which all of them
+// would have been allowed.
+func (l *loop) accepted(li *listener) {
+	rate := li.limits.ConnectRate
+	if rate == 0 {
+		return
 	}
-	return b
+	if li.allowed.Before(l.now) {
+		li.allowed = l.now
+	}
+	li.allowed = li.allowed.Add(time.Second / time.Duration(rate))
 }

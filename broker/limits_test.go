@@ -182,3 +182,39 @@ func TestLimitsOfSessions(t *testing.T) {
 		t.Errorf("got %s, want the last five", got.String())
 	}
 }
+
+// What a slowed client has sent waits in its own buffers and the kernel's, not in the server's memory.
+func TestSlowedClientIsBounded(t *testing.T) {
+	a := newAuthority(t)
+	cfg := a.server()
+	cfg.Listeners[0].Limits.MessageRate = 200
+	cfg.Listeners = append(cfg.Listeners, ListenerConfig{Address: "127.0.0.1:0", Anonymous: true, Limits: cfg.Listeners[0].Limits})
+	for i, transport := range []string{"TLS", "TCP"} {
+		t.Run(transport, func(t *testing.T) {
+			g := start(t, cfg)
+			pub := dial(t, g.Addrs()[1], packet.V5)
+			if i == 0 {
+				pub = a.dial(g, "")
+			}
+			pub.login(packet.Connect{ClientID: []byte("pub"), CleanStart: true})
+			p := packet.Publish{Topic: []byte("t"), Payload: []byte("x")}
+			flood := bytes.Repeat(p.Append(nil, packet.V5), 100_000)
+			sent := make(chan error, 1)
+			go func() {
+				_, err := pub.conn.Write(flood)
+				sent <- err
+			}()
+			g.settled("many pauses", func(s Stats) bool { return s.Slowed >= 12 })
+			g.inLoop(func(l *loop) bool {
+				if l.keptBytes > 2*feedBatch {
+					t.Errorf("%d bytes are kept", l.keptBytes)
+				}
+				return true
+			})
+			if err := pub.conn.Close(); err != nil {
+				t.Fatal(err)
+			}
+			<-sent
+		})
+	}
+}

@@ -150,6 +150,7 @@ func (l *loop) flushConn(conn *core.Conn) {
 	s.carrier.flush(l)
 	if s.held && s.conn != nil && !s.conn.Paused() {
 		l.receive(s, s.kept)
+		s.carrier.letRead()
 	}
 }
 
@@ -252,6 +253,11 @@ func (l *loop) drain() {
 	for f := range l.feeds {
 		if !f.joined {
 			f.close(l, closedByUs) // nobody has been told anything yet
+		}
+	}
+	for _, s := range l.sockets {
+		if s != nil && s.proxied {
+			l.closeSocket(s, closedByUs)
 		}
 	}
 	l.core.Drain(packet.ReasonServerShuttingDown)

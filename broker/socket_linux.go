@@ -25,6 +25,7 @@ type socket struct {
 
 func (s *socket) flush(l *loop)             { l.flushSocket(s) }
 func (s *socket) close(l *loop, why string) { l.closeSocket(s, why) }
+func (s *socket) letRead()                  {} // epoll tells again of what is there
 
 // listener is one bound address. All fields but the constant ones are owned by the loop.
 type listener struct {
@@ -38,7 +39,7 @@ type listener struct {
 	tls         *secure   // nil: plain. Replaced by Server.Reload
 	pausedUntil time.Time // it rests: resources are short, or connections come too fast; zero: it goes on
 	open        int       // connections
-	allowed     time.Time // see mayAccept
+	allowed     time.Time // see accepted
 }
 
 const (
@@ -180,6 +181,7 @@ func (l *loop) accept(li *listener) {
 			l.pauseListener(li, err)
 			return
 		}
+		l.accepted(li)
 		if l.open >= l.maxConnections {
 			closeFD(fd)
 			l.refusedFull(li)

@@ -40,6 +40,8 @@ type BrokerReport struct {
 	MessagesSent     uint64            `json:"messages_sent"`
 	MessagesRefused  uint64            `json:"messages_refused"`
 	MessagesDropped  map[string]uint64 `json:"messages_dropped"` // by cause; what the store drops is with its consumers
+	ClientsRefused   map[string]uint64 `json:"clients_refused"`  // by cause: those that a limit or a password keeps out
+	ClientsSlowed    uint64            `json:"clients_slowed"`   // how often one was not read for a while
 	PacketsReceived  uint64            `json:"packets_received"` // of every type
 	PacketsSent      uint64            `json:"packets_sent"`
 	BytesReceived    uint64            `json:"bytes_received"`
@@ -172,6 +174,10 @@ func brokerReport(st broker.Stats, listeners []string) BrokerReport {
 			"slow": st.DroppedSlow, "too-large": st.DroppedTooLarge, "expired": st.DroppedExpired,
 			"full": st.DroppedFull, "denied": st.DroppedDenied, "will": st.DroppedWills, "retained": st.DroppedRetained,
 		},
+		ClientsRefused: map[string]uint64{
+			"connections": st.RefusedFull, "address": st.RefusedAddress, "password": st.LoginsFailed, "guessing": st.LoginsDelayed,
+		},
+		ClientsSlowed:   st.Slowed,
 		PacketsReceived: st.PacketsReceived, PacketsSent: st.PacketsSent,
 		BytesReceived: st.BytesReceived, BytesSent: st.BytesSent,
 		QueuedBytes: st.MemoryBytes, LoginsFailed: st.LoginsFailed, LoginsDelayed: st.LoginsDelayed,

@@ -42,7 +42,7 @@ type Conn struct {
 	seen        time.Duration   // when the client was last heard of
 
 	out     output
-	pace    pace
+	pace    *pace // nil: it may send as fast as it likes
 	acks    ackQueue
 	unacked int      // QoS 1 and 2 messages from the client that it has no final answer for
 	aliases [][]byte // topic of alias i+1; nil: not set
@@ -81,12 +81,15 @@ func (conn *Conn) Paused() bool {
 		return false
 	}
 	return conn.deciding() || conn.session != nil && !conn.established ||
-		conn.ending || conn.resting || conn.pace.slowed || conn.core.draining || conn.acks.len() >= maxWaitingAcks
+		conn.ending || conn.resting || conn.pace != nil && conn.pace.slowed || conn.core.draining || conn.acks.len() >= maxWaitingAcks
 }
 
 // Accept makes a connection of a transport that has just been opened.
 func (c *Core) Accept(info ConnInfo) *Conn {
 	conn := &Conn{core: c, info: info, place: len(c.conns), seen: c.clock, maxPacket: math.MaxUint32}
+	if info.MessageRate > 0 || info.ByteRate > 0 {
+		conn.pace = &pace{}
+	}
 	c.conns = append(c.conns, conn)
 	if c.draining {
 		conn.end(packet.ReasonServerShuttingDown, "shutting down")

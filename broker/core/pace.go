@@ -27,12 +27,12 @@ const (
 )
 
 // Paced reports whether the rates of this connection are limited.
-func (conn *Conn) Paced() bool { return conn.info.MessageRate > 0 || conn.info.ByteRate > 0 }
+func (conn *Conn) Paced() bool { return conn.pace != nil }
 
 // spend counts a packet that has come, and pauses the connection when it was one too many. Acknowledgements are
 // counted by their bytes only: the client owes them.
 func (conn *Conn) spend(f packet.Frame) {
-	c, p := conn.core, &conn.pace
+	c, p := conn.core, conn.pace
 	switch f.Type() {
 	case packet.PUBACK, packet.PUBREC, packet.PUBREL, packet.PUBCOMP:
 	default:

@@ -6,7 +6,8 @@ import "time"
 // message keep up, the log may wait for their acknowledgements before it writes it (D1); a client that is always later
 // than that would make its publishers wait for nothing, so it does not count as one that keeps up.
 //
-// One message at a time is measured. Being late is remembered beyond a connection.
+// One message at a time is measured. Being late is remembered beyond a connection. It is nil, and then nobody is late,
+// until there is something to measure.
 type promptness struct {
 	n         uint64        // the message
 	sent      time.Duration // when it was sent
@@ -14,10 +15,18 @@ type promptness struct {
 	late      bool
 }
 
-// onSent is called for each message with QoS 1 that goes to the client.
-func (p *promptness) onSent(c *Core, n uint64) {
-	switch {
-	case c.cfg.MaxAckDelay == 0:
+// isLate reports that the client is not prompt.
+func (p *promptness) isLate() bool { return p != nil && p.late }
+
+// sending is called for each message with QoS 1 that goes to the client.
+func (s *session) sending(c *Core, n uint64) {
+	if c.cfg.MaxAckDelay == 0 {
+		return
+	}
+	if s.prompt == nil {
+		s.prompt = &promptness{}
+	}
+	switch p := s.prompt; {
 	case !p.measuring:
 		*p = promptness{n: n, sent: c.clock, measuring: true, late: p.late}
 	case c.clock-p.sent > c.cfg.MaxAckDelay:
@@ -28,7 +37,7 @@ func (p *promptness) onSent(c *Core, n uint64) {
 // onLanded is called for each message that the client has acknowledged. It has to be much earlier than is needed to
 // make up for having been late: one that is near the limit must not be taken for the one and the other in turn.
 func (p *promptness) onLanded(c *Core, n uint64) {
-	if !p.measuring || n != p.n {
+	if p == nil || !p.measuring || n != p.n {
 		return
 	}
 	p.measuring = false
@@ -40,4 +49,8 @@ func (p *promptness) onLanded(c *Core, n uint64) {
 }
 
 // forget ends the measurement: the connection is gone, with what was under way.
-func (p *promptness) forget() { p.measuring = false }
+func (p *promptness) forget() {
+	if p != nil {
+		p.measuring = false
+	}
+}

@@ -64,7 +64,7 @@ func (s *session) pullQueue() bool {
 	}
 	if !s.hasHeld {
 		if s.held, s.hasHeld = s.queue.Next(); !s.hasHeld {
-			s.keepsUp(!s.prompt.late)
+			s.keepsUp(!s.prompt.isLate())
 			return false
 		}
 	}
@@ -99,7 +99,7 @@ func (s *session) pullQueue() bool {
 		s.sent = max(s.sent, e.N)
 		s.transmitted = max(s.transmitted, e.N)
 		if qos == 1 {
-			s.prompt.onSent(c, e.N)
+			s.sending(c, e.N)
 		}
 	}
 	s.held, s.hasHeld = Entry{}, false

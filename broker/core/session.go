@@ -37,11 +37,11 @@ type session struct {
 	held        Entry  // taken from the queue and not sent yet
 	hasHeld     bool
 	backlog     backlog
-	blocked     bool // output was full; Wrote goes on
-	live        bool // what the queue has been told, see keepsUp
-	prompt      promptness
-	pulling     bool // in Core.pulls
-	resumes     bool // the session was there before the connection
+	blocked     bool        // output was full; Wrote goes on
+	live        bool        // what the queue has been told, see keepsUp
+	prompt      *promptness // nil: nobody waits for acknowledgements
+	pulling     bool        // in Core.pulls
+	resumes     bool        // the session was there before the connection
 
 	mark int // where the route under construction has this session, if it has
 }
