@@ -267,6 +267,11 @@ func (e *explorer) check(at string, m image, p *promise, x *recorder) {
 	if err != nil {
 		t.Fatalf("%s: %v", at, err)
 	}
+	defer func() {
+		if t.Failed() {
+			t.Log("after the cut at: " + at)
+		}
+	}()
 	x.mu.Lock()
 	x.m = nil
 	x.mu.Unlock()
@@ -277,7 +282,7 @@ func (e *explorer) check(at string, m image, p *promise, x *recorder) {
 	now := p.model.clone()
 	now.check(t, l, p.safe, false)
 	if t.Failed() {
-		t.Fatalf("after the cut at: %s", at)
+		t.FailNow()
 	}
 	goOn(t, l, at)
 	if e.r.IntN(8) == 0 {

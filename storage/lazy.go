@@ -50,6 +50,7 @@ func (l *Log) settledOnly(now time.Time) (last Seq, ok bool) {
 	oldest, waits := l.lazy.oldest()
 	z := &l.lazy
 	if l.urgent || !waits || !now.Before(oldest.Add(l.cfg.MaxAckDelay)) ||
+		l.journal == nil || !l.journal.fits(min(maxJournaled, l.journal.half/4)) || l.current.filled >= l.tune.segment || // what waits belongs to this segment
 		z.head == 0 || l.safe+1 != z.first+Seq(z.head) || l.safe <= z.said {
 		return 0, false
 	}

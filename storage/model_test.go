@@ -143,7 +143,7 @@ func (m *model) checkEntries(t *testing.T, c *Cursor, want *foldedConsumer, clea
 	}
 	for n := range want.entries {
 		if !delivered[n] && !want.received[n] && !m.acked[entryID{want.id, n}] {
-			t.Fatalf("%s: n %d is lost (%d delivered); %+v", c.Name(), n, len(delivered), c.Stats())
+			t.Fatalf("%s: n %d is lost (%d delivered); %+v; acknowledged up to %d of %d and %v", c.Name(), n, len(delivered), c.Stats(), c.low, c.last, c.done)
 		}
 	}
 }
