@@ -198,7 +198,7 @@ the configuration is left alone.`,
 			if err := c.do(http.MethodDelete, "/v1/bridges/"+url.PathEscape(args[0])+"/queue", &f); err != nil {
 				return err
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "bridge %s is forgotten: %d messages given up\n", args[0], f.Messages)
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "bridge %s is forgotten: %s given up\n", args[0], plural(int(f.Messages), "message"))
 			return err
 		},
 	}
@@ -222,7 +222,7 @@ func (c *control) confirmForget(cmd *cobra.Command, name string) error {
 			waiting += q.Count
 		}
 	}
-	if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%d messages wait for bridge %s. Give them up for good? [y/N] ", waiting, name); err != nil {
+	if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s for bridge %s will be given up for good. Do it? [y/N] ", plural(int(waiting), "message"), name); err != nil {
 		return err
 	}
 	line, err := bufio.NewReader(os.Stdin).ReadString('\n')

@@ -193,7 +193,7 @@ func TestForgottenBridgeBeginsAfresh(t *testing.T) {
 	if code, out := g.ask("bridge", "forget", "cloud"); code != 2 || !strings.Contains(out, "--yes") {
 		t.Errorf("without a terminal: exit %d: %s", code, out)
 	}
-	if out := g.mustAsk("bridge", "forget", "cloud", "--yes"); !strings.Contains(out, "1 messages given up") {
+	if out := g.mustAsk("bridge", "forget", "cloud", "--yes"); !strings.Contains(out, "1 message given up") {
 		t.Errorf("forget says %q", out)
 	}
 	if code, _ := g.ask("bridge", "forget", "cloud", "--yes"); code != 1 {
