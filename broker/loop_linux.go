@@ -37,7 +37,7 @@ type loop struct {
 	feeds          map[*feed]struct{}
 	feeders        sync.WaitGroup // the goroutines of feeds
 	open           int            // sockets and feeds
-	accepted       uint64         // the same, since the start
+	taken          uint64         // the same, since the start
 	generation     int32
 	closing        []*stream          // with a closeBy, some of them gone since
 	swept          time.Time          // when sweep last ran
@@ -240,7 +240,7 @@ func (l *loop) publish(i injection) {
 func (l *loop) stats() Stats {
 	return Stats{
 		Stats: l.core.Stats(), Clients: l.events.clients, MaxClients: l.events.maxClients,
-		Admitted: l.events.admitted, Accepted: l.accepted, Sockets: l.open, Panics: l.panics, BytesReceived: l.bytesIn, BytesSent: l.bytesOut,
+		Admitted: l.events.admitted, Accepted: l.taken, Sockets: l.open, Panics: l.panics, BytesReceived: l.bytesIn, BytesSent: l.bytesOut,
 		RefusedFull: l.refused, RefusedAddress: l.refusedAddress, LoginsFailed: l.events.failed, LoginsDelayed: l.events.delayed,
 	}
 }

@@ -193,7 +193,7 @@ func (l *loop) accept(li *listener) {
 			l.events.refused(li.info(peerOf(sa)), errListenerFull)
 			continue
 		}
-		l.accepted++
+		l.taken++
 		adopt := l.adopt
 		if li.feeds() {
 			adopt = l.adoptFeed

@@ -83,11 +83,6 @@ func (e *exposition) broker(r *BrokerReport) {
 	e.one(float64(r.LoginsFailed))
 	e.counter("forebay_broker_logins_delayed_total", "Logins refused unseen because those before had failed.")
 	e.one(float64(r.LoginsDelayed))
-	e.counter("forebay_broker_connections_refused_total", "Connections that were closed at once, by the limit: of all or of a listener, or of an address.")
-	e.one(float64(r.RefusedFull), "limit", "connections")
-	e.one(float64(r.RefusedAddress), "limit", "address")
-	e.counter("forebay_broker_clients_slowed_total", "How often a client was not read for a while, because it had sent more than its rate.")
-	e.one(float64(r.Slowed))
 	e.counter("forebay_broker_panics_total", "Bugs that closed one connection.")
 	e.one(float64(r.Panics))
 }

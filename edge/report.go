@@ -46,13 +46,10 @@ type BrokerReport struct {
 	PacketsSent      uint64            `json:"packets_sent"`
 	BytesReceived    uint64            `json:"bytes_received"`
 	BytesSent        uint64            `json:"bytes_sent"`
-	QueuedBytes      int               `json:"queued_bytes"`                // in memory, for clients
-	LoginsFailed     uint64            `json:"logins_failed"`               // with a wrong password or an unknown user
-	LoginsDelayed    uint64            `json:"logins_delayed"`              // refused unseen after failed ones
-	RefusedFull      uint64            `json:"connections_refused_full"`    // of all or of their listener there were too many
-	RefusedAddress   uint64            `json:"connections_refused_address"` // of their address there were too many
-	Slowed           uint64            `json:"clients_slowed"`              // how often one was not read for a while: it had sent too much
-	Panics           int               `json:"panics"`                      // bugs that closed one connection
+	QueuedBytes      int               `json:"queued_bytes"`   // in memory, for clients
+	LoginsFailed     uint64            `json:"logins_failed"`  // with a wrong password or an unknown user
+	LoginsDelayed    uint64            `json:"logins_delayed"` // refused unseen after failed ones
+	Panics           int               `json:"panics"`         // bugs that closed one connection
 	StateLost        uint64            `json:"state_lost"`
 }
 
@@ -180,8 +177,7 @@ func brokerReport(st broker.Stats, listeners []string) BrokerReport {
 		ClientsSlowed:   st.Slowed,
 		PacketsReceived: st.PacketsReceived, PacketsSent: st.PacketsSent,
 		BytesReceived: st.BytesReceived, BytesSent: st.BytesSent,
-		QueuedBytes: st.MemoryBytes, LoginsFailed: st.LoginsFailed, LoginsDelayed: st.LoginsDelayed,
-		RefusedFull: st.RefusedFull, RefusedAddress: st.RefusedAddress, Slowed: st.Slowed, Panics: st.Panics, StateLost: st.StateLost,
+		QueuedBytes: st.MemoryBytes, LoginsFailed: st.LoginsFailed, LoginsDelayed: st.LoginsDelayed, Panics: st.Panics, StateLost: st.StateLost,
 	}
 }
 

@@ -195,7 +195,6 @@ func readUntil(t *testing.T, r io.Reader, want string) string {
 	return string(got)
 }
 
-
 // A reload takes new passwords and disconnects who has an old one; a file that cannot be used changes nothing, and the
 // command says why.
 func TestReloadReadsUsersAgain(t *testing.T) {
