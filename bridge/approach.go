@@ -85,6 +85,7 @@ func (b *Bridge) visit(ctx context.Context) time.Duration {
 		}
 		b.first, b.sentOn = 0, nil
 		wait := b.backoff.next()
+		b.outageBegins(b.lostAt, explain(err))
 		b.report("cannot connect to the upstream", p.address, err, "retry_in", rounded(wait))
 		b.setState(b.away(), explain(err))
 		return wait
@@ -120,10 +121,11 @@ func (b *Bridge) attend(ctx context.Context, c *conn) time.Duration {
 		c.close()
 		next := b.takeover(ctx, err)
 		if next == nil && ctx.Err() != nil && err == nil {
+			b.closeOutage(time.Now(), false)
 			return 0
 		}
 		b.lostAt = time.Now()
-		b.suspect = next == nil && errors.Is(err, errStalled)
+		b.suspect = next == nil && (errors.Is(err, errStalled) || errors.Is(err, errCanary))
 		b.first = (c.at + 1) % len(b.addresses) // an address that does not hold gives the next one a chance
 		if !b.suspect && b.backoff.held(b.lostAt.Sub(began), b.patience.stable) {
 			b.first = 0
@@ -139,6 +141,7 @@ func (b *Bridge) attend(ctx context.Context, c *conn) time.Duration {
 			b.sentOn = &approach{address: to, at: c.at}
 		}
 		wait := b.backoff.next()
+		b.outageBegins(b.lostAt, explain(err))
 		b.report("connection to the upstream lost", c.address, err, "retry_in", rounded(wait))
 		b.setState(b.away(), explain(err))
 		return wait

@@ -53,6 +53,7 @@ type peer struct {
 	sessionPresent bool
 	window         int // messages in flight
 	maxPacket      int // bytes
+	aliases        int // topic aliases that it takes
 	maxQoS         byte
 	retain         bool
 	wildcards      bool // in subscriptions
@@ -224,6 +225,7 @@ func acquaint(f packet.Frame, hello *packet.Connect) (peer, error) {
 		p.maxQoS = q.MaximumQoS
 	}
 	p.retain, p.wildcards, p.shared = !q.NoRetain, !q.NoWildcardSubscription, !q.NoSharedSubscription
+	p.aliases = int(q.TopicAliasMaximum)
 	if q.HasServerKeepAlive && q.ServerKeepAlive != 0 {
 		// [MQTT-3.1.2-21]; a server that turns keep alive off still gets our probes, which are for us.
 		p.keepAlive = time.Duration(q.ServerKeepAlive) * time.Second

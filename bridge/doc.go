@@ -6,9 +6,20 @@
 // Up: a message of QoS 1 or 2 that the broker acknowledged to a device leaves the queue only when the upstream has
 // acknowledged it, or when a stated policy dropped it, which is counted by cause and logged once per episode. QoS 1
 // may be repeated after a broken connection. QoS 2 arrives once: the packet identifier is computed from the message's
-// number, "PUBREC received" is durable before PUBREL, and nothing is repeated but after a reconnect. Messages keep
-// their order, except that one refused for the moment (quota, busy) may be overtaken by those in flight behind it.
+// lane and number, "PUBREC received" is durable before PUBREL, and nothing is repeated but after a reconnect. Messages
+// keep their order, except that one refused for the moment (quota, busy) may be overtaken by those in flight behind it,
+// and as the rules ask.
+//
+// The rules' orders and priorities are made of lanes: consumers of the log, each strict within itself, each with packet
+// identifiers of its own. One message in sixteen is taken out of turn, so that no lane starves. The broker puts a message into one lane when it comes (placeOf); live-first has two, one for what
+// comes while the link is there and one for the rest. A lane that no rule uses any more is sent as the rules of today say.
 // QoS 0 takes a bounded buffer while the upstream is connected and is dropped and counted otherwise.
+//
+// A message that the upstream can never take (too large for it, refused with a reason that will not pass) is dropped,
+// so that the others can go on, counted, and kept as a dead letter: a row of storage.Bridges with the reason and the
+// beginning of the payload, of which there are 256 at most. Refusals that pass (quota, rate, busy) make it wait.
+// One over which a server of 5.0 ends the link, with a reason that only a PUBLISH can have, is found by sending those
+// that were in flight one at a time.
 //
 // Down: a message of QoS 1 or 2 is acknowledged upstream only after the local broker has it safe. The packet
 // identifiers of inbound QoS 2 are rows of the table storage.Bridges, written in the same record as the message and
@@ -17,6 +28,15 @@
 // The upstream session outlives connections and processes. That it exists, and under which client identifier, is durable
 // too: when the store does not know it, a first connection removes whatever session the upstream has, for the packet
 // identifiers in it mean nothing here, and a second one begins the session that is to last.
+//
+// The link is up when the upstream acknowledges, degraded when it is late, refuses for the moment or a canary is
+// missing, stalled when it has not acknowledged anything that was due for ack_timeout, or two canaries were lost: then the
+// link is given up for a new one, which has to prove itself. Without QoS 1 or 2 and without a canary, an upstream
+// that falls silent is left 10 s after the keep alive has passed; one that still answers PINGREQ cannot be told from one
+// that works.
+//
+// Each time without a link is one row of storage.Bridges for a year (Outage), with what it meant for the messages. One
+// during which the gateway stops goes on when it starts again.
 //
 // Attach comes before the broker lets devices in; from then on every matching message is kept, whether Run runs or not.
 //
@@ -71,7 +91,8 @@
 //
 // # Locks
 //
-// Four, each a leaf that is never held while calling out: liveBuffer.mu, downlink.mu, accounts.mu and stateBox.mu.
+// Six: liveBuffer.mu, downlink.mu, accounts.mu, ledger.mu and stateBox.mu are leaves that are never held while calling out;
+// letters.mu is held while a row is given to the store, which does not wait.
 //
 // # Errors
 //
@@ -85,6 +106,12 @@
 //
 // BUG(bridge): session state is kept per bridge, not per address. Addresses that are unrelated brokers, instead of
 // nodes of one, may repeat or drop QoS 2 messages that were half way when the connection moved.
+//
+// BUG(bridge): an upstream that speaks 3.1.1 and ends the link over a message, instead of acknowledging it, is offered
+// the message again for ever: nothing tells it from an upstream that fails, or from another client with our name.
+//
+// BUG(bridge): what comes into a lane of the order live-first while the link is there but slower than the messages
+// come is sent in order: live data are ahead of the outage, not ahead of themselves.
 //
 // Statement numbers are those of MQTT 5.0 unless 3.1.1 is named.
 package bridge

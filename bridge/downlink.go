@@ -162,9 +162,8 @@ func (d *downlink) subscribe(l *link, f *forwarder) (refused []string) {
 		return nil
 	}
 	d.subscribed = true // until a SUBACK says otherwise
-	ids := f.freeIDs((len(d.rules) + filtersPerSubscribe - 1) / filtersPerSubscribe)
 	for first := 0; first < len(d.rules); first += filtersPerSubscribe {
-		s := packet.Subscribe{PacketID: ids[first/filtersPerSubscribe]}
+		s := packet.Subscribe{PacketID: uint16(controlIDs + first/filtersPerSubscribe)}
 		var rules []int
 		for i := first; i < min(first+filtersPerSubscribe, len(d.rules)); i++ {
 			text := d.rules[i].filter.text
@@ -229,12 +228,9 @@ func (d *downlink) onSuback(l *link, f *forwarder, a *packet.Suback) (refused []
 	return refused, nil
 }
 
-// onPublish takes a message from the upstream. frame is valid during the call only.
-func (d *downlink) onPublish(l *link, frame packet.Frame) error {
+// onPublish takes the message from the upstream in d.publish, which is valid during the call only.
+func (d *downlink) onPublish(l *link) error {
 	p := &d.publish
-	if err := p.Decode(frame, l.peer.version); err != nil {
-		return err
-	}
 	if p.TopicAlias != 0 {
 		return &packet.Error{Reason: packet.ReasonTopicAliasInvalid, Statement: "MQTT-3.1.2-27", Detail: "a topic alias, and we allow none"}
 	}

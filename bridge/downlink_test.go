@@ -82,7 +82,7 @@ func TestMessageIsCopiedAsItWasPublished(t *testing.T) {
 	}
 	m := g.broker.got[i]
 	q := m.Properties
-	if string(m.Payload) != "x" || !m.Retain || m.QoS != 1 || m.Origin != "cloud" || m.Origin != g.broker.name ||
+	if string(m.Payload) != "x" || !m.Retain || m.QoS != 1 || m.Origin != "cloud" || m.Origin != g.broker.at.Name ||
 		q.Expiry != 9 || string(q.ContentType) != "text" || string(q.ResponseTopic) != "r" || string(q.Correlation) != "c" ||
 		q.SubscriptionIDs != nil || string(q.UserProperties[0].Name) != "n" || string(q.UserProperties[0].Value) != "v" {
 		t.Errorf("published %+v", m)

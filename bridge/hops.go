@@ -4,7 +4,6 @@ import (
 	"strconv"
 
 	"forebay/broker/packet"
-	"forebay/storage"
 )
 
 // hopsName is the user property that counts how many bridges a message has passed, up or down.
@@ -65,11 +64,10 @@ func (h hops) number(text []byte) int {
 }
 
 // hop counts the message being sent one bridge further, or drops it.
-func (f *forwarder) hop(e *storage.Entry, again bool) bool {
-	p := &f.publish
-	if f.hops.next(&p.PublishProperties) || again && e.Options&3 == 2 {
+func (f *forwarder) hop(l *link, g *flight) bool {
+	if f.hops.next(&f.publish.PublishProperties) || g.open {
 		return true // an exchange that may be half way must end
 	}
-	f.drop(dropLoop, e.N, p.Topic)
+	f.bury(l, dropLoop, nil, g)
 	return false
 }

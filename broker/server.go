@@ -55,20 +55,6 @@ type Message struct {
 	Changes []storage.Change
 }
 
-// AttachFilter is one filter of an Attachment.
-type AttachFilter = core.AttachFilter
-
-// Attachment is a durable consumer of messages that is no MQTT session: a bridge.
-type Attachment struct {
-	Name    string // its consumer in the log is "bridge/" and this
-	Filters []AttachFilter
-	Limits  storage.Limits
-
-	// Live is called in the loop for each message with QoS 0. It must not block, and copies what it keeps. Messages
-	// with QoS 1 and 2 are in the log.
-	Live func(p *packet.Publish)
-}
-
 // Stats are the server's counters since New, and its present sizes.
 type Stats struct {
 	core.Stats
@@ -236,42 +222,6 @@ func (s *Server) Publish(m *Message, done func(error)) {
 	if err := s.inbox.postMessage(injection{m, done}); err != nil && done != nil {
 		done(err)
 	}
-}
-
-// Attach opens the consumer of an attachment in the log and registers its filters; one of the same name is replaced.
-// Messages published after Attach has returned are covered; called before Run, all are. The cursor is the caller's.
-func (s *Server) Attach(a Attachment) (*storage.Cursor, error) {
-	for _, f := range a.Filters {
-		if err := packet.CheckTopicFilter([]byte(f.Filter)); err != nil {
-			return nil, fmt.Errorf("broker: attach %s: filter %q: %w", a.Name, f.Filter, err)
-		}
-		if f.MaxQoS > 2 || f.Lift > 2 {
-			return nil, fmt.Errorf("broker: attach %s: filter %q: QoS is above 2", a.Name, f.Filter)
-		}
-	}
-	cursor, _, err := s.store.OpenConsumer(consumerPrefix+a.Name, a.Limits)
-	if err != nil {
-		return nil, fmt.Errorf("broker: attach %s: %w", a.Name, err)
-	}
-	attachment := core.Attachment{Name: a.Name, QueueID: uint32(cursor.ID()), Filters: a.Filters, Live: a.Live}
-	err = s.inbox.postCall(func() {
-		if err := s.loop.core.Attach(attachment); err != nil {
-			s.lines.Error("broker: attach failed", "name", attachment.Name, "err", err)
-		}
-	})
-	if err != nil {
-		return nil, fmt.Errorf("broker: attach %s: %w", a.Name, err)
-	}
-	return cursor, nil
-}
-
-// Detach ends an attachment: Live is not called any more once Detach has returned and the loop has gone round. Its
-// consumer in the log stays, with what waits in it.
-func (s *Server) Detach(name string) error {
-	if err := s.inbox.postCall(func() { s.loop.core.Detach(name) }); err != nil {
-		return fmt.Errorf("broker: detach %s: %w", name, err)
-	}
-	return nil
 }
 
 // Stats asks the loop for its counters. It waits for Run, or for the end of ctx.

@@ -162,6 +162,8 @@ func (a *api) control() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", a.report(func(r *Report) any { return r }))
 	mux.HandleFunc("GET /v1/bridges", a.report(func(r *Report) any { return r.Bridges }))
+	mux.HandleFunc("GET /v1/bridges/{name}/outages", history(a.gateway.Outages))
+	mux.HandleFunc("GET /v1/bridges/{name}/dead-letters", history(a.gateway.DeadLetters))
 	mux.HandleFunc("GET /v1/modbus", a.report(func(r *Report) any { return r.Modbus }))
 	mux.HandleFunc("GET /v1/storage", a.report(func(r *Report) any { return r.Storage }))
 	mux.HandleFunc("POST /v1/reload", a.reload)

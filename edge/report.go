@@ -199,8 +199,8 @@ func (g *Gateway) storageReport(path string, orphans []string) StorageReport {
 			continue // removed meanwhile
 		}
 		c := consumerReport(name, q)
-		bridgeName, ofBridge := strings.CutPrefix(name, consumerPrefix)
-		if ofBridge {
+		if strings.HasPrefix(name, consumerPrefix) {
+			bridgeName, _ := bridgeOf(name)
 			c.Orphan = slices.Contains(orphans, bridgeName)
 			r.Consumers = append(r.Consumers, c)
 			continue

@@ -144,8 +144,8 @@ func ReportStore(v *storage.View, cfg *Config, now time.Time) StoreReport {
 // isOrphan reports whether a consumer is the queue of a bridge that the
 // configuration does not have.
 func (c *Config) isOrphan(consumer string) bool {
-	name, ok := strings.CutPrefix(consumer, consumerPrefix)
-	return ok && name != commandsName && !slices.ContainsFunc(c.Bridges, func(b bridge.Config) bool { return b.Name == name })
+	name, ok := bridgeOf(consumer)
+	return ok && !slices.ContainsFunc(c.Bridges, func(b bridge.Config) bool { return b.Name == name })
 }
 
 // WriteText writes r for a person.
@@ -353,6 +353,7 @@ func RemoveConsumer(log *storage.Log, name string) (storage.Seq, error) {
 			remove(storage.Subscriptions, rest),
 			remove(storage.InboundIDs, rest))
 	} else if id, ok := strings.CutPrefix(name, consumerPrefix); ok {
+		// Those of a bridge with several queues go with its first, which it always has.
 		err = remove(storage.Bridges, func(key string) bool { return strings.HasPrefix(key, id+"\x00") })
 	}
 	if err != nil {

@@ -125,6 +125,17 @@ type Attachment struct {
 	// Live is called in the loop for each message with QoS 0. It copies what it keeps, must not block, and must not
 	// call the Core. p.QoS is that of the publisher.
 	Live func(p *packet.Publish)
+	// Place, if set, decides about each topic that a filter matches, in place of QueueID and of the filters' QoS; false:
+	// the attachment does not get it. It is called in the loop, its answer is kept until Resort, it must not block, and
+	// must not call the Core or keep topic.
+	Place func(topic []byte) (Place, bool)
+}
+
+// Place is where an attachment wants a topic, and how.
+type Place struct {
+	QueueID uint32
+	MaxQoS  byte
+	Lift    byte
 }
 
 // AttachFilter is one filter of an attachment. A message that matches several goes to the attachment once, with the

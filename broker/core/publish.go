@@ -294,7 +294,7 @@ func (c *Core) addDeliveries(r *Record, pub *publication) {
 		if qos == 0 || t.attachment.Name == pub.origin {
 			continue
 		}
-		d := Delivery{Consumer: t.attachment.QueueID, Options: qos, Hold: qos == 2}
+		d := Delivery{Consumer: t.queue, Options: qos, Hold: qos == 2}
 		if p.Retain {
 			d.Options |= OptionRetain
 		}

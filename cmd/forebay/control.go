@@ -163,13 +163,13 @@ with every problem, and nothing changes.`,
 func newBridge() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bridge",
-		Short: "explain rules of bridges, and look after their queues",
+		Short: "explain rules of bridges, and look after their outages and queues",
 		Args:  arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return usageError{errors.New("forebay bridge: which command?")}
 		},
 	}
-	cmd.AddCommand(newBridgeExplain(), newBridgeForget())
+	cmd.AddCommand(newBridgeExplain(), newBridgeForget(), newBridgeOutages(), newBridgeDeadLetters())
 	return cmd
 }
 
@@ -213,8 +213,8 @@ func (c *control) confirmForget(cmd *cobra.Command, name string) error {
 	}
 	waiting := int64(0)
 	for _, q := range r.Consumers {
-		if q.Orphan && q.Name == "bridge/"+name {
-			waiting = q.Count
+		if bridge, _, _ := strings.Cut(q.Name, "#"); q.Orphan && bridge == "bridge/"+name {
+			waiting += q.Count
 		}
 	}
 	if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%d messages wait for bridge %s. Give them up for good? [y/N] ", waiting, name); err != nil {

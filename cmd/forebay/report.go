@@ -56,6 +56,9 @@ func printBridges(b *bytes.Buffer, r *edge.Report, now time.Time) {
 		if q.State != "up" {
 			why = plain(q.LastError)
 		}
+		if q.Backlog.ETA > 0 {
+			why = strings.TrimSpace(why + " nothing waits in about " + age(time.Duration(q.Backlog.ETA)*time.Second))
+		}
 		row(plain(q.Name), string(q.State), age(now.Sub(q.Since)), fmt.Sprint(q.Backlog.Count), size(q.Backlog.Bytes), oldest(q.Backlog.Oldest, now),
 			fmt.Sprint(q.Forwarded), fmt.Sprint(q.Received), fmt.Sprint(sum(q.Dropped)), why)
 		shown = true
@@ -68,8 +71,9 @@ func printBridges(b *bytes.Buffer, r *edge.Report, now time.Time) {
 			heading()
 		}
 		name := plain(strings.TrimPrefix(c.Name, "bridge/"))
+		bridge, _, _ := strings.Cut(name, "#") // it has several queues
 		row(name, "gone", "-", fmt.Sprint(c.Count), size(c.Bytes), oldest(c.Oldest, now), "-", "-", fmt.Sprint(sum(c.Dropped)),
-			"not in the configuration; forebay bridge forget "+name)
+			"not in the configuration; forebay bridge forget "+bridge)
 		shown = true
 	}
 	_ = table.Flush() // into memory
