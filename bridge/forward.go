@@ -220,7 +220,7 @@ func (f *forwarder) send(l *link, e *storage.Entry) {
 	if p.QoS > 0 {
 		p.PacketID = packetID(e.N)
 	}
-	if packet.PublishSize(p, l.peer.version) > l.peer.maxPacket {
+	if !f.fits(l) {
 		f.drop(dropTooLarge, e.N, p.Topic) // [MQTT-3.2.2-15]
 		return
 	}
@@ -324,7 +324,7 @@ func (f *forwarder) sendLive(l *link, batch []byte) {
 			f.accounts.drop(dropLoop, local)
 			continue
 		}
-		if packet.PublishSize(p, l.peer.version) > l.peer.maxPacket {
+		if !f.fits(l) {
 			f.accounts.drop(dropTooLarge, local)
 			continue
 		}

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"slices"
 	"strconv"
 
 	"forebay/broker/packet"
@@ -52,6 +53,21 @@ func (h hops) next(p *packet.PublishProperties) bool {
 	return true
 }
 
+// shed takes the count out of p again, if it has been begun here, and returns whether it has: a message that the upstream
+// would take without it is not too large.
+func (h hops) shed(p *packet.PublishProperties) bool {
+	for i, u := range p.UserProperties {
+		if string(u.Name) == hopsName {
+			if string(u.Value) != "1" {
+				return false
+			}
+			p.UserProperties = slices.Delete(p.UserProperties, i, i+1)
+			return true
+		}
+	}
+	return false
+}
+
 // number reads the value of the property; what is none counts as no bridge, and a large one as all that there may be.
 func (h hops) number(text []byte) int {
 	n := 0
@@ -72,4 +88,13 @@ func (f *forwarder) hop(e *storage.Entry, again bool) bool {
 	}
 	f.drop(dropLoop, e.N, p.Topic)
 	return false
+}
+
+// fits reports whether the upstream takes the message being sent, if need be without the count.
+func (f *forwarder) fits(l *link) bool {
+	p := &f.publish
+	if packet.PublishSize(p, l.peer.version) <= l.peer.maxPacket {
+		return true
+	}
+	return f.hops.shed(&p.PublishProperties) && packet.PublishSize(p, l.peer.version) <= l.peer.maxPacket
 }
