@@ -263,8 +263,8 @@ func (f *forwarder) send(l *link, a *lane, e *storage.Entry) {
 		p.PacketID = a.packetID(e.N)
 	}
 	f.stamps.on(p, a.slot(), e.N, e.Time)
-	size := packet.PublishSize(p, l.peer.version)
-	if size > l.peer.maxPacket {
+	size, ok := f.fits(l)
+	if !ok {
 		f.bury(l, dropTooLarge, fmt.Appendf(nil, "the upstream takes %d bytes", l.peer.maxPacket), &g) // [MQTT-3.2.2-15]
 		return
 	}
@@ -380,8 +380,8 @@ func (f *forwarder) sendLive(l *link, batch []byte) {
 			continue
 		}
 		f.stamps.on(p, 0, 0, l.now.UnixMilli())
-		size := packet.PublishSize(p, l.peer.version)
-		if size > l.peer.maxPacket {
+		size, ok := f.fits(l)
+		if !ok {
 			f.accounts.drop(dropTooLarge, local)
 			continue
 		}

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"slices"
 	"strconv"
 
 	"forebay/broker/packet"
@@ -51,6 +52,21 @@ func (h hops) next(p *packet.PublishProperties) bool {
 	return true
 }
 
+// shed takes the count out of p again, if it has been begun here, and returns whether it has: a message that the upstream
+// would take without it is not too large.
+func (h hops) shed(p *packet.PublishProperties) bool {
+	for i, u := range p.UserProperties {
+		if string(u.Name) == hopsName {
+			if string(u.Value) != "1" {
+				return false
+			}
+			p.UserProperties = slices.Delete(p.UserProperties, i, i+1)
+			return true
+		}
+	}
+	return false
+}
+
 // number reads the value of the property; what is none counts as no bridge, and a large one as all that there may be.
 func (h hops) number(text []byte) int {
 	n := 0
@@ -70,4 +86,14 @@ func (f *forwarder) hop(l *link, g *flight) bool {
 	}
 	f.bury(l, dropLoop, nil, g)
 	return false
+}
+
+// fits returns the size of the message being sent, and whether the upstream takes it: if need be without the count.
+func (f *forwarder) fits(l *link) (size int, ok bool) {
+	p := &f.publish
+	size = packet.PublishSize(p, l.peer.version)
+	if size > l.peer.maxPacket && f.hops.shed(&p.PublishProperties) {
+		size = packet.PublishSize(p, l.peer.version)
+	}
+	return size, size <= l.peer.maxPacket
 }

@@ -167,6 +167,31 @@ func TestHopsAreCountedAndTooManyEndInOneLine(t *testing.T) {
 	}
 }
 
+// TestTheCountMakesNoMessageTooLarge: one that the upstream would take without it is sent without it.
+func TestTheCountMakesNoMessageTooLarge(t *testing.T) {
+	u := newUpstream(t)
+	g := newGateway(t, u.address(), nil, nil)
+	p := packet.Publish{QoS: 1, PacketID: 2, Topic: []byte("up/t"), Payload: make([]byte, 50)}
+	c := u.welcome(false, packet.ConnackProperties{MaximumPacketSize: uint32(packet.PublishSize(&p, packet.V5))})
+	p.Topic = []byte("t")
+	for _, qos := range []byte{1, 0} {
+		if p.QoS = qos; qos == 0 {
+			g.awaitStatus("up", func(s Status) bool { return s.State == Up })
+			g.broker.live(&p)
+		} else {
+			g.broker.send(p)
+		}
+		if got := hopsOf(t, c.wantType(packet.PUBLISH)); got != "" {
+			t.Errorf("%q hops", got)
+		}
+	}
+	p.QoS, p.Payload = 1, make([]byte, 20)
+	g.broker.send(p)
+	if got := hopsOf(t, c.wantType(packet.PUBLISH)); got != "1" {
+		t.Errorf("%q hops where there is room", got)
+	}
+}
+
 func TestHopsCanBeTurnedOff(t *testing.T) {
 	u := newUpstream(t)
 	none0 := 0
