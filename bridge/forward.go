@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -119,10 +120,19 @@ func (f *forwarder) release(l *link, a *lane) {
 			a.cursor.Ack(n)
 			continue
 		}
-		f.depart(l, flight{lane: a, n: n, expect: packet.PUBCOMP})
-		a.released = append(a.released, n)
-		l.ack(packet.PUBREL, a.packetID(n), packet.ReasonSuccess) // [MQTT-4.4.0-1]
+		if _, used := f.flights[a.packetID(n)]; used {
+			a.unreleased = append(a.unreleased, n)
+			continue
+		}
+		f.releaseOne(l, a, n)
 	}
+}
+
+// releaseOne repeats the PUBREL of a message.
+func (f *forwarder) releaseOne(l *link, a *lane, n uint64) {
+	f.depart(l, flight{lane: a, n: n, expect: packet.PUBCOMP})
+	a.released = append(a.released, n)
+	l.ack(packet.PUBREL, a.packetID(n), packet.ReasonSuccess) // [MQTT-4.4.0-1]
 }
 
 // depart notes that the upstream has to answer for g.
@@ -209,8 +219,11 @@ func (f *forwarder) sendFrom(l *link, a *lane) bool {
 	if !ok {
 		return false
 	}
-	if oldest, ok := f.oldest(a); ok && e.N >= oldest+maxWindow {
+	if _, used := f.flights[a.packetID(e.N)]; used {
 		return false // never two in flight with the same packet identifier [MQTT-2.2.1-3]
+	}
+	if oldest, ok := f.oldest(a); ok && e.N >= oldest+maxWindow {
+		return false
 	}
 	aged := a.aged(e, l.now)
 	if aged && !f.replay.allows(l.now) {
@@ -419,6 +432,11 @@ func (f *forwarder) onAck(l *link, a *packet.Ack) error {
 	}
 	g.lane.cursor.Ack(g.n)
 	f.arrive(a.PacketID)
+	if i := slices.IndexFunc(g.lane.unreleased, func(n uint64) bool { return g.lane.packetID(n) == a.PacketID }); i >= 0 {
+		n := g.lane.unreleased[i]
+		g.lane.unreleased = slices.Delete(g.lane.unreleased, i, i+1)
+		f.releaseOne(l, g.lane, n)
+	}
 	return nil
 }
 
