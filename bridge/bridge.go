@@ -58,10 +58,10 @@ type Bridge struct {
 	canary        *canary
 	meter         meter
 	stamps        stamps
-	versions      map[string]packet.Version // by address; absent: 5.0
-	sentOn        *approach                 // where a server that disconnected us said to go; nil: nowhere
-	proven        *identity                 // accepted by the upstream last; nil: none yet
-	scout         *scout                    // a second connection is being tried; nil: none
+	dialects      map[string]dialect // by address; absent: 5.0
+	sentOn        *approach          // where a server that disconnected us said to go; nil: nowhere
+	proven        *identity          // accepted by the upstream last; nil: none yet
+	scout         *scout             // a second connection is being tried; nil: none
 	watch         watch
 	first         int             // index of the address to try first
 	suspect       bool            // the last link stalled: a new one has to prove itself
@@ -86,7 +86,7 @@ func New(cfg Config, env Environment) (*Bridge, error) {
 		patience: defaultPatience(), dial: newDialer(cfg.Bind).DialContext,
 		more: make(chan struct{}, 1), settled: make(chan struct{}, 1),
 		backoff:  backoff{min: cfg.Reconnect.Min, max: cfg.Reconnect.Max, random: rand.Float64},
-		versions: map[string]packet.Version{}, reported: map[string]bool{}}
+		dialects: map[string]dialect{}, reported: map[string]bool{}}
 	b.patience.connect, b.patience.ack = cfg.ConnectTimeout, cfg.AckTimeout
 	b.accounts = &accounts{drops: map[string]uint64{}, examples: map[string]string{}}
 	b.drops.episodes = map[string]*episode{}
@@ -152,7 +152,7 @@ func (b *Bridge) compile() error {
 		return err
 	}
 	b.down = &downlink{name: b.cfg.Name, clientID: b.clientID, broker: b.env.Broker, log: b.env.Log, rules: down,
-		accounts: b.accounts, safety: b.safety, wake: func() { signal(b.settled) },
+		hops: newHops(*b.cfg.MaxHops), accounts: b.accounts, safety: b.safety, wake: func() { signal(b.settled) },
 		inbound: map[uint16]*inboundID{}, pending: map[uint16][]int{}}
 	return nil
 }

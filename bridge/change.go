@@ -45,7 +45,7 @@ func (b *Bridge) Successor(cfg Config) (*Bridge, error) {
 // identifier the upstream has another session, which nothing is known of.
 func (d *downlink) adopt(next *downlink) {
 	d.known = d.known && d.clientID == next.clientID
-	d.clientID, d.rules, d.subscribed = next.clientID, next.rules, false
+	d.clientID, d.rules, d.hops, d.subscribed = next.clientID, next.rules, next.hops, false
 }
 
 // inherit goes on with the account of what may be in flight.

@@ -88,6 +88,10 @@ type Config struct {
 	// of a message, and no other message of any bridge has it; QoS 0 has none. forebay-time is when the message came.
 	UserProperties []string `mapstructure:"user_properties"`
 
+	// MaxHops is how many times bridges may bring a message down before it is dropped: it goes in circles. They count in
+	// the user property forebay-hops, which only MQTT 5.0 carries. 0 to 255; 0: nothing is counted. nil means 10.
+	MaxHops *int `mapstructure:"max_hops"`
+
 	// Up lists what is forwarded, at most 1000 rules. The first that matches decides; about QoS, order and priority when
 	// the message comes, about the rest when it is sent.
 	Up []UpRule `mapstructure:"up"`
@@ -218,6 +222,10 @@ var policies = map[string]storage.Policy{
 func (c *Config) SetDefaults() {
 	setDefault(&c.ClientID, "{site}-"+c.Name)
 	setDefault(&c.KeepAlive, 30*time.Second)
+	if c.MaxHops == nil {
+		ten := 10
+		c.MaxHops = &ten
+	}
 	setDefault(&c.PasswordLifetime, time.Hour)
 	setDefault(&c.Failback, 10*time.Minute)
 	setDefault(&c.ConnectTimeout, 20*time.Second)
@@ -278,6 +286,9 @@ func (c *Config) Validate(report func(path, problem string)) {
 	}
 	if len(c.Up) > maxRules || len(c.Down) > maxRules {
 		report("up", fmt.Sprintf("more than %d rules up or down: use wildcards", maxRules))
+	}
+	if c.MaxHops == nil || *c.MaxHops < 0 || *c.MaxHops > 255 {
+		report("max_hops", "must be between 0 and 255")
 	}
 	for i, r := range c.Down {
 		validateRule(r.Filter, r.Topic, r.QoS, under(fmt.Sprintf("down[%d]", i), report))

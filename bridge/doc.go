@@ -48,6 +48,47 @@
 // back. The broker calls in from its own goroutine at three places, none of which waits: live (QoS 0 to send), done
 // (a downlink message is safe) and the cursor's notification.
 //
+// While a link serves, one more goroutine may try a second connection (scout): to prove new credentials, to renew a
+// password before it expires, to return to the first address. It uses what is constant in the Bridge and hands its
+// connection over; Run waits for it before anything else connects.
+//
+// # The way to the upstream
+//
+// An address is reached straight or through a proxy, from the interface or address in Config.Bind, then through TLS and a
+// WebSocket as its scheme says; Config.ConnectTimeout bounds all of it together. MQTT 5.0 is tried first, then, where
+// messages come down, 3.1.1 with the bridge bit, then 3.1.1. Nothing that a peer says leads out of the configuration: HTTP
+// redirects are not followed, and a server reference only to hosts that Config.RedirectHosts or Config.Addresses allow,
+// with the same scheme and the same checks of TLS, three times at most.
+//
+// Credentials are read at every attempt. Those that an upstream accepted last are remembered while the process runs, and
+// shown again when newer ones are refused or cannot be read.
+//
+// Messages do not go in circles: no-local upstream and here, the bridge bit, and a count of the times it came down (hops). FindLoops
+// tells what rules alone show.
+//
+// # Returning together
+//
+// When an upstream goes, all of its N gateways lose it in the same second. Each waits a time between 0 and a bound before
+// each attempt, all times alike, and the bound doubles from reconnect.min (a) to reconnect.max (m); it becomes a again only
+// after a connection that lasted 30 s.
+//
+// An upstream that is back at once sees N attempts within a: N/a in a second. With k failures behind them the bound is
+// a·2^k, after log2(m/a) of them it is m for good. From then on a gateway tries every m/2 on average, and since their
+// phases are random all of them together try 2N/m times a second, at any time: also in the second in which the upstream
+// returns. There is no wave to ride out, the last gateway is back after m, and the mean after m/3: a look at a random
+// moment falls into a long wait more often than into a short one, and finds a third of m remaining.
+//
+// An upstream that takes people in and drops them after h sees N/(m/2+h), for such connections do not reset the bound. One
+// that can take c in a second and refuses the others, by 0x97 or any other way, is asked at most 2N/m times a second and
+// fills nearly all of c until fewer are left than it could take.
+//
+// With N = 100,000, a = 1 s and m = 60 s, as fleet_test.go shows with this very code: 3,333 attempts a second by arithmetic,
+// 3,304 at the peak of the return after an outage of ten minutes, everybody back within 60 s; an upstream that takes 1,000
+// a second has them all after 139 s, where 100 s is the least. But a cut of a moment brings all 100,000 in one second: a = 1
+// s is right for a few hundred gateways. Who runs a fleet on an upstream that takes c connections a second sets reconnect.min
+// to N/c and reconnect.max to 2N/c or more: with 3,334 a second, 30 s and 60 s. Where the gateway has a second address each
+// attempt asks both.
+//
 // # Locks
 //
 // Six: liveBuffer.mu, downlink.mu, accounts.mu, ledger.mu and stateBox.mu are leaves that are never held while calling out;

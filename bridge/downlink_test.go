@@ -374,3 +374,16 @@ func TestUpstreamThatBreaksTheProtocolIsLeft(t *testing.T) {
 		})
 	}
 }
+
+func TestSubscriptionsThatTheUpstreamDoesNotOfferAreNotAskedFor(t *testing.T) {
+	u := newUpstream(t)
+	g := newGateway(t, u.address(), func(c *Config) {
+		c.Down = []DownRule{{Filter: "plain"}, {Filter: "a/+"}, {Filter: "$share/g/b"}}
+	}, nil)
+	c := u.welcome(false, packet.ConnackProperties{NoWildcardSubscription: true, NoSharedSubscription: true})
+	c.want("SUBSCRIBE plain:2:nolocal")
+	g.awaitLine("a/+: wildcard subscriptions not supported (0xa2)")
+	g.awaitLine("$share/g/b: shared subscriptions not supported (0x9e)")
+	g.broker.sendAll(1, "t", "a")
+	c.want("PUBLISH 1 up/t a #2")
+}

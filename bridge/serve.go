@@ -46,7 +46,7 @@ func (b *Bridge) resume(ctx context.Context, l *link) error {
 	if err := b.forward.resume(ctx, l); err != nil {
 		return err
 	}
-	b.down.subscribe(l, b.forward)
+	b.reportRefused(b.down.subscribe(l, b.forward))
 	b.canary.begin(l, b.forward)
 	b.box.at(l.address.text, l.peer.version.String())
 	session := "new"
@@ -59,6 +59,13 @@ func (b *Bridge) resume(ctx context.Context, l *link) error {
 	b.meter.begin()
 	b.lookAt = l.now // the backlog, as it is now, is what the ETA is reckoned from
 	return nil
+}
+
+// reportRefused logs the subscriptions that the upstream does not grant.
+func (b *Bridge) reportRefused(filters []string) {
+	for _, why := range filters {
+		b.log.Warn("the upstream refuses a subscription: nothing comes down through it", "filter", why)
+	}
 }
 
 // rounds is the life of a link: gather what can be sent, then wait for whatever comes first. It returns nil when ctx
@@ -296,9 +303,7 @@ func (b *Bridge) onPacket(l *link, f packet.Frame) error {
 			return b.canary.onSuback(l, b.forward, &a)
 		}
 		refused, err := b.down.onSuback(l, b.forward, &a)
-		for _, why := range refused {
-			b.log.Warn("the upstream refuses a subscription: nothing comes down through it", "filter", why)
-		}
+		b.reportRefused(refused)
 		return err
 	case packet.PINGRESP:
 		l.pinged = time.Time{}

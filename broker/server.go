@@ -63,7 +63,13 @@ type Stats struct {
 	Sockets    int // open ones, those that have not sent CONNECT and those being closed included
 	Panics     int // bugs that closed one connection
 
+	Admitted uint64 // clients that were let in, since New
+	Accepted uint64 // connections that were taken, since New
+
 	BytesReceived, BytesSent uint64 // of MQTT, from and to clients
+
+	RefusedFull    uint64 // connections closed at once: of all or of their listener there were too many
+	RefusedAddress uint64 // connections closed at once: of their address there were too many
 
 	LoginsFailed  uint64 // wrong passwords and unknown users
 	LoginsDelayed uint64 // logins refused unseen, because too many before them had failed
@@ -125,6 +131,7 @@ func (s *Server) bind(logger *slog.Logger) error {
 			problems = append(problems, err)
 			continue
 		}
+		l.limits = s.cfg.Limits.forListener(c.Limits)
 		l.tls.warnExpired(c.Address, logger)
 		s.listeners = append(s.listeners, l)
 		s.addrs = append(s.addrs, l.addr)
@@ -134,16 +141,9 @@ func (s *Server) bind(logger *slog.Logger) error {
 
 // restore makes the core and the loop around it.
 func (s *Server) restore(users *userFile, access *accessFile, logger *slog.Logger) error {
-	limits := s.cfg.Limits
-	cfg := core.Config{
-		PacketSize:     uint32(limits.PacketSize),
-		ReceiveMaximum: uint16(limits.ReceiveMaximum),
-		SessionExpiry:  limits.SessionExpiry,
-		// Connected clients that come and go need room beside those that stay away.
-		Sessions:            max(20_000, 2*limits.Connections),
-		ServerReference:     s.cfg.ServerReference,
-		ResponseInformation: s.cfg.ResponseInformation,
-	}
+	cfg := s.cfg.Limits.core()
+	cfg.MaxAckDelay = s.store.MaxAckDelay()
+	cfg.ServerReference, cfg.ResponseInformation = s.cfg.ServerReference, s.cfg.ResponseInformation
 	if access != nil {
 		cfg.Authorizer = access
 	}
@@ -154,7 +154,7 @@ func (s *Server) restore(users *userFile, access *accessFile, logger *slog.Logge
 	if users != nil {
 		e.scram = newScramServer(users)
 	}
-	s.durable = newDurableLog(s.store, &s.inbox)
+	s.durable = newDurableLog(s.store, &s.inbox, s.cfg.Limits.queue())
 	c := core.New(cfg, s.durable, e, time.Now())
 	e.core = c
 	unreadable := 0

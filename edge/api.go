@@ -166,6 +166,8 @@ func (a *api) control() http.Handler {
 	mux.HandleFunc("GET /v1/bridges/{name}/dead-letters", history(a.gateway.DeadLetters))
 	mux.HandleFunc("GET /v1/modbus", a.report(func(r *Report) any { return r.Modbus }))
 	mux.HandleFunc("GET /v1/storage", a.report(func(r *Report) any { return r.Storage }))
+	mux.HandleFunc("GET /v1/storage/info", a.storeInfo)
+	mux.HandleFunc("GET /v1/storage/messages", a.storeMessages)
 	mux.HandleFunc("POST /v1/reload", a.reload)
 	mux.HandleFunc("DELETE /v1/bridges/{name}/queue", a.forget)
 	return a.look(mux)

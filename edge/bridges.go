@@ -34,6 +34,7 @@ func bridgeOf(consumer string) (name string, ok bool) {
 // newBridges makes the bridges of the configuration and lets them keep
 // messages. One that cannot be used is logged and left out.
 func (g *Gateway) newBridges() {
+	g.reportLoops(g.cfg)
 	for _, cfg := range g.cfg.Bridges {
 		u, err := g.newUplink(cfg)
 		if err != nil {

@@ -318,7 +318,10 @@ func (g *Gateway) StoreReport() (StoreReport, error) {
 	if err != nil {
 		return StoreReport{}, fmt.Errorf("edge: look into the store: %w", err)
 	}
-	return ReportStore(v, g.cfg, time.Now()), nil
+	g.mu.Lock()
+	cfg := g.cfg
+	g.mu.Unlock()
+	return ReportStore(v, cfg, time.Now()), nil
 }
 
 // StoreExport is ExportStore for the gateway's store. The gateway does not wait

@@ -85,20 +85,25 @@ func printLinks(b *bytes.Buffer, m *edge.ModbusReport, now time.Time) {
 	}
 	table := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	row := func(cells ...string) { fmt.Fprintln(table, strings.Join(cells, "\t")) }
-	row("\nLINK", "UNIT", "STATE", "SINCE", "REQUESTS", "TIMEOUTS", "REFUSED", "FAILED", "MISSED", "")
+	row("\nLINK", "UNIT", "STATE", "SINCE", "REQUESTS", "TIMEOUTS", "REFUSED", "FAILED", "GARBLED", "MISSED", "")
 	for i := range m.Links {
 		l := &m.Links[i]
 		state := "down"
 		if l.Up {
 			state = "up"
 		}
-		row(plain(l.Name), "", state, "", fmt.Sprint(l.Requests), fmt.Sprint(l.Timeouts), fmt.Sprint(l.Exceptions), fmt.Sprint(l.Failures), fmt.Sprint(l.Missed), "")
+		row(plain(l.Name), "", state, "", fmt.Sprint(l.Requests), fmt.Sprint(l.Timeouts), fmt.Sprint(l.Exceptions), fmt.Sprint(l.Failures), fmt.Sprint(l.Late+l.Stray+l.CRC), fmt.Sprint(l.Missed), "")
 		for _, u := range l.Units {
 			state, since := "-", "-"
 			if u.State != "" {
 				state, since = u.State, age(now.Sub(*u.Since))
 			}
-			row("", plain(u.Name), state, since, "", "", "", "", "", plain(u.Error))
+			refused := uint64(0)
+			for _, n := range u.Exceptions {
+				refused += n
+			}
+			row("", plain(u.Name), state, since, fmt.Sprint(u.Requests), fmt.Sprint(u.Timeouts), fmt.Sprint(refused),
+				fmt.Sprint(u.Failures), fmt.Sprint(u.Late+u.Stray+u.CRC), "", plain(u.Error))
 		}
 	}
 	_ = table.Flush() // into memory
