@@ -102,7 +102,7 @@ func (f *forwarder) resume(ctx context.Context, l *link) error {
 	return nil
 }
 
-// end ends a link. What was in flight may be superseded now, as far as that is safe.
+// end ends a link. What was in flight in a lane of the order latest may be superseded now.
 func (f *forwarder) end() {
 	for _, a := range f.lanes {
 		if a.order == latest {
@@ -186,6 +186,14 @@ func (f *forwarder) pull(l *link) {
 	}
 	for f.mayFly(l) && len(l.gathering) < fullBatch && f.sendOne(l) {
 	}
+	if f.suspects > 0 && f.messages == 0 && f.empty() {
+		f.suspects = 0 // the others have expired
+	}
+}
+
+// empty reports that nothing waits in any lane.
+func (f *forwarder) empty() bool {
+	return !slices.ContainsFunc(f.lanes, func(a *lane) bool { return a.cursor.Stats().Count > 0 })
 }
 
 // mayFly reports whether one more message may be in flight.
