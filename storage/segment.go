@@ -196,7 +196,8 @@ func indexOf(frames []byte) ([]share, error) {
 					at[d.consumer] = i
 					index = append(index, share{consumer: d.consumer, first: d.n})
 				}
-				index[i].last = d.n
+				// Copies may stand behind what is newer, see move.
+				index[i].first, index[i].last = min(index[i].first, d.n), max(index[i].last, d.n)
 			}
 			if m.p.err != nil {
 				return nil, m.p.err
