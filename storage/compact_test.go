@@ -48,6 +48,14 @@ func TestFewMessagesDoNotKeepTheDisk(t *testing.T) {
 					t.Errorf("%d messages wait, want %d", got, waiting)
 				}
 			}
+			view, err := l.View()
+			if err != nil {
+				t.Fatal(err)
+			}
+			held := int64(0)
+			if err := view.Each(func(*Held) error { held++; return nil }); err != nil || held != waiting {
+				t.Errorf("a view shows %d messages, %v; want %d", held, err, waiting)
+			}
 			put(50) // some behind those that were moved
 			if got := messages(drain(t, rare, false)); got+" " != want {
 				t.Errorf("got %q, want %q", got, want)
