@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -32,6 +33,7 @@ type recovery struct {
 	census   bool             // there is no checkpoint: use those of the segments
 	files    map[uint32]int64 // segments on disk, with their bytes
 	last     uint32           // the highest segment number seen
+	highest  Seq              // of the messages so far
 
 	// What only the journal had, on its way into the segment that this start
 	// begins, and what its header says.
@@ -353,6 +355,7 @@ func (r *recovery) applyMessage(g *segment, body []byte) error {
 		return nil
 	}
 	l.seq = max(l.seq, m.seq)
+	r.highest = max(r.highest, m.seq)
 	for range m.deliveries {
 		d := m.delivery()
 		c := l.byID[d.consumer]
@@ -363,6 +366,9 @@ func (r *recovery) applyMessage(g *segment, body []byte) error {
 			c = r.consumer(d.consumer, "")
 		}
 		if d.n <= c.pos {
+			if r.census && m.seq < r.highest {
+				c.applyCopy(g, d.n, int64(m.size+len(d.extra)), m.time)
+			}
 			continue
 		}
 		if d.n > c.pos+1 {
@@ -384,6 +390,29 @@ func (r *recovery) applyMessage(g *segment, body []byte) error {
 		}
 	}
 	return nil
+}
+
+// applyCopy says that n, which comes behind higher ones, waits in g. It was not
+// acknowledged when the copy was made: if its own segment has gone it has been
+// taken for acknowledged, see gap.
+func (c *Cursor) applyCopy(g *segment, n uint64, size, arrival int64) {
+	if c.received.has(n) || c.skip(n) == n {
+		return // its segment is still there
+	}
+	if n <= c.low {
+		if n < c.low {
+			c.done.add(n+1, c.low)
+		}
+		c.low = n - 1
+	} else {
+		c.done.remove(n)
+	}
+	i, _ := slices.BinarySearchFunc(c.parts, n, func(p part, n uint64) int { return cmp.Compare(p.first, n) })
+	c.parts = slices.Insert(c.parts, i, part{segment: g, first: n, last: n, count: 1, bytes: size, oldest: arrival, newest: arrival})
+	g.users++
+	c.count++
+	c.bytes += size
+	c.log.touch(c)
 }
 
 // gap deals with n that no record has. They were acknowledged before they were
