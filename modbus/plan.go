@@ -40,6 +40,8 @@ type block struct {
 	hole  bool          // the device refuses the address: read rarely
 	mute  int           // reads in a row without an answer
 
+	damaged int // answers in a row that came damaged
+
 	restarted bool      // it has not been read since restart
 	demanded  time.Time // since when a read on demand is wanted; zero: none is
 

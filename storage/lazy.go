@@ -19,6 +19,9 @@ type lazyState struct {
 	said  Seq         // of the last marks that were written before what still waits
 }
 
+// MaxAckDelay returns the one of Config. It is constant.
+func (l *Log) MaxAckDelay() time.Duration { return l.cfg.MaxAckDelay }
+
 // note describes the record with the Seq given out last.
 func (z *lazyState) note(l *Log, need int32) {
 	if l.cfg.MaxAckDelay > 0 {
