@@ -55,6 +55,7 @@ func walkFuzz(t *testing.T, frames []byte) {
 	whole := readable(frames)
 	indexOf(whole) // which panics if a copy does not parse
 	again := 0
+	w.seen = nil
 	w.message = func(*Held) error { again++; return nil }
 	if err := w.frames(1, whole); err != nil || again != held {
 		t.Errorf("of %d messages %d are copied, %v", held, again, err)
