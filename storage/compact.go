@@ -15,7 +15,7 @@ import (
 // much disk. So what little is needed of an old segment is copied into the
 // current one, as the records that it stood in, and the segment can go. A copy
 // keeps its Seq and its n: whoever reads the log knows it from before, but for
-// one who rebuilds the state from segments, see recovery.applyCopy.
+// one who rebuilds the state from segments, see applyCopy.
 
 const (
 	thinness  = 16      // a segment is thin when less than that part of it is needed
@@ -223,4 +223,27 @@ func (l *Log) moved() {
 	l.notices = append(l.notices, notice{level: slog.LevelDebug, text: "storage: what was still needed of an old segment has been moved",
 		attrs: []slog.Attr{slog.String("file", segmentName(m.from.id)), slog.Int("consumers", count)}})
 	l.kickCommitter()
+}
+
+// applyCopy says that n, which comes behind higher ones, waits in g. It was not
+// acknowledged when the copy was made: if its own segment has gone it has been
+// taken for acknowledged, see gap.
+func (c *Cursor) applyCopy(g *segment, n uint64, size, arrival int64) {
+	if c.received.has(n) || c.skip(n) == n {
+		return // its segment is still there
+	}
+	if n <= c.low {
+		if n < c.low {
+			c.done.add(n+1, c.low)
+		}
+		c.low = n - 1
+	} else {
+		c.done.remove(n)
+	}
+	i, _ := slices.BinarySearchFunc(c.parts, n, func(p part, n uint64) int { return cmp.Compare(p.first, n) })
+	c.parts = slices.Insert(c.parts, i, part{segment: g, first: n, last: n, count: 1, bytes: size, oldest: arrival, newest: arrival})
+	g.users++
+	c.count++
+	c.bytes += size
+	c.log.touch(c)
 }

@@ -167,7 +167,7 @@ func crashCases(t *testing.T) int64 {
 	if testing.Short() {
 		return 500
 	}
-	return 4000
+	return 3000
 }
 
 // TestPowerCuts cuts the power at every write, sync and change of a name of a

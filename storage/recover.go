@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -390,29 +389,6 @@ func (r *recovery) applyMessage(g *segment, body []byte) error {
 		}
 	}
 	return nil
-}
-
-// applyCopy says that n, which comes behind higher ones, waits in g. It was not
-// acknowledged when the copy was made: if its own segment has gone it has been
-// taken for acknowledged, see gap.
-func (c *Cursor) applyCopy(g *segment, n uint64, size, arrival int64) {
-	if c.received.has(n) || c.skip(n) == n {
-		return // its segment is still there
-	}
-	if n <= c.low {
-		if n < c.low {
-			c.done.add(n+1, c.low)
-		}
-		c.low = n - 1
-	} else {
-		c.done.remove(n)
-	}
-	i, _ := slices.BinarySearchFunc(c.parts, n, func(p part, n uint64) int { return cmp.Compare(p.first, n) })
-	c.parts = slices.Insert(c.parts, i, part{segment: g, first: n, last: n, count: 1, bytes: size, oldest: arrival, newest: arrival})
-	g.users++
-	c.count++
-	c.bytes += size
-	c.log.touch(c)
 }
 
 // gap deals with n that no record has. They were acknowledged before they were
