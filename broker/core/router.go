@@ -49,12 +49,12 @@ type subscription struct {
 	retainAsPublished bool
 	retainHandling    byte
 	access            Access // what the client may read of it, see accessAsked
+	hash              bool   // in node.below, not in node.here
 	id                uint32 // 0: none
 	accessAsked       uint32 // Core.accessChanges when access was found out; 0: never
 
+	place int32 // in the list of the node or share
 	node  *node
-	hash  bool // in node.below, not in node.here
-	place int
 	share *share  // instead of node and hash, which are those of the share
 	alone *target // what a member of a share gets when it is chosen
 }
@@ -66,16 +66,13 @@ func (r *router) add(s *session, sub *subscription) {
 	} else {
 		sub.node, sub.hash = r.reach(sub.filter)
 		list := sub.node.list(sub)
-		sub.place = len(*list)
+		sub.place = int32(len(*list))
 		*list = append(*list, sub)
 	}
 	r.generation++
 	if s != nil {
 		sub.session = s
-		if s.subscriptions == nil {
-			s.subscriptions = map[string]*subscription{}
-		}
-		s.subscriptions[sub.filter] = sub
+		s.subscriptions.add(sub)
 		r.count++
 	}
 }
@@ -104,6 +101,14 @@ func (r *router) reach(filter string) (n *node, hash bool) {
 
 // remove takes a subscription out of the tree, and of its session.
 func (r *router) remove(sub *subscription) {
+	r.forget(sub)
+	if sub.session != nil {
+		sub.session.subscriptions.remove(sub)
+	}
+}
+
+// forget takes a subscription out of the tree only: its session is at its end.
+func (r *router) forget(sub *subscription) {
 	if sub.share != nil {
 		r.part(sub)
 	} else {
@@ -117,7 +122,6 @@ func (r *router) remove(sub *subscription) {
 	}
 	r.generation++
 	if sub.session != nil {
-		delete(sub.session.subscriptions, sub.filter)
 		r.count--
 	}
 }

@@ -38,7 +38,7 @@ func (r *router) join(s *session, sub *subscription, pattern string) {
 		}
 		r.shares[sub.filter] = sh
 	}
-	sub.share, sub.place = sh, len(sh.members)
+	sub.share, sub.place = sh, int32(len(sh.members))
 	sh.members = append(sh.members, sub)
 	sub.alone = &target{session: s, qos: sub.qos, retainAsPublished: sub.retainAsPublished}
 	if sub.id != 0 {
@@ -132,7 +132,7 @@ func (sub *subscription) rank(qos byte) int {
 	switch {
 	case conn.overBound():
 		return behind
-	case qos > 0 && (s.flights.count >= conn.inflight || s.backlog.len() > 0 || s.queue != nil && !s.live):
+	case qos > 0 && (s.flights.count >= int(conn.inflight) || s.backlog.len() > 0 || s.queue != nil && !s.live):
 		return behind
 	}
 	return ready
