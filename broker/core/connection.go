@@ -88,7 +88,10 @@ func (conn *Conn) Paused() bool {
 // Accept makes a connection of a transport that has just been opened.
 func (c *Core) Accept(info ConnInfo) *Conn {
 	conn := &Conn{core: c, info: info, place: int32(len(c.conns)), seen: c.clock, maxPacket: math.MaxUint32}
-	if info.MessageRate > 0 || info.ByteRate > 0 {
+	if conn.info.Door == nil {
+		conn.info.Door = &c.noDoor
+	}
+	if info := conn.info; info.MessageRate > 0 || info.ByteRate > 0 {
 		conn.pace = &pace{}
 	}
 	c.conns = append(c.conns, conn)
