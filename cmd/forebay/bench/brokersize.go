@@ -23,9 +23,12 @@ func raiseFiles() error {
 	return nil
 }
 
+// settleTime is how long a broker is left alone before its memory is read.
+const settleTime = 2 * time.Second
+
 // megabytes reads the resident memory of a broker once it has settled.
 func megabytes(r *running) (float64, error) {
-	time.Sleep(300 * time.Millisecond)
+	time.Sleep(settleTime)
 	n, err := r.resident()
 	return float64(n) / (1 << 20), err
 }
