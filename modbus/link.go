@@ -255,6 +255,9 @@ func (l *link) nextRead(now time.Time) (best candidate) {
 					continue
 				}
 				due := b.due()
+				if best.unit != nil && due.After(best.at) && due.After(best.rank) {
+					continue // of hundreds of reads most are worse: or would say so too, but slowly
+				}
 				c := candidate{u, b, due, due, due}
 				if u.state == "" { // never heard of
 					c.rank = later(due, l.probesAt)
