@@ -27,8 +27,10 @@
 //   - An RTU or ASCII device that sends the same answer twice with a pause in between is
 //     not told from one that answers the next request of equal length. Doubled
 //     frames without a pause are.
-//   - A bit of a register in a device without function 22 is written by writing
-//     the whole register as it was read just before.
+//   - A part of a register in a device without function 22 is written, with
+//     read_modify_write, by writing the whole register as it was read just before.
+//   - The total of a counter with roll-over begins anew at every start, and
+//     misses what a counter does in an outage beyond one roll-over.
 //   - A counter that the device changes between two registers of one answer
 //     arrives torn; no client can see that.
 //

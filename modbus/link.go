@@ -348,7 +348,11 @@ func (t *tag) decode(data []byte, offset int) (Value, Quality, error) {
 	if t.register.table.bits() {
 		return t.register.decodeBit(data[offset/8]>>(offset%8)&1 != 0)
 	}
-	return t.register.decode(data[2*offset : 2*(offset+t.register.width)])
+	words := data[2*offset : 2*(offset+t.register.width)]
+	if t.config.Counter {
+		return t.decodeTotal(words)
+	}
+	return t.register.decode(words)
 }
 
 // deliverBad passes on that tags could not be read.

@@ -14,7 +14,8 @@ type tag struct {
 	thinning thinning
 
 	// Owned by the goroutine of the link.
-	last thinned
+	last  thinned
+	total total // of a counter
 }
 
 // span is what one read asks for.

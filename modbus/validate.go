@@ -149,6 +149,9 @@ func (s scope) qos(qos *int) {
 
 func (t *TagConfig) validate(at scope, u *UnitConfig) {
 	r := t.compile(at)
+	if t.Counter && ((r.kind != typeUint && r.kind != typeBCD) || r.size == 64 || r.enum != nil || r.exponent != noWord) {
+		at.problem("counter", "only a uint8, uint16, uint32, bcd16 or bcd32 without enum and scale_register rolls over")
+	}
 	if most := u.MaxRegisters; !r.table.bits() && r.width > most {
 		at.problem("count", "the value has %d registers, but max_registers of the unit is %d: a value is never read in two parts", r.width, most)
 	}
@@ -164,7 +167,7 @@ func (t *TagConfig) validate(at scope, u *UnitConfig) {
 	}
 	if _, err := parseDeadband(t.Deadband); err != nil {
 		at.problem("deadband", "%v", err)
-	} else if t.Deadband != "" && (r.kind == typeBool || r.kind == typeString || r.enum != nil) {
+	} else if t.Deadband != "" && (!r.numeric() || r.enum != nil) {
 		at.problem("deadband", "only numbers have a deadband: use on_change")
 	}
 	at.qos(t.QoS)
@@ -176,14 +179,18 @@ func (t *TagConfig) validateWrite(at scope, r register) {
 		switch {
 		case r.table == DiscreteInput || r.table == InputRegister:
 			at.problem("writable", "the %s table cannot be written: only coils and holding registers can", r.table)
-		case r.size == 8:
-			at.problem("writable", "%s is half a register: writing it would overwrite the other half", t.Type)
+		case r.kind == typeFlags || r.kind == typeDateTime:
+			at.problem("writable", "this kind of value can only be read")
+		case r.exponent != noWord:
+			at.problem("writable", "a value with a scale_register cannot be written: its scale may change meanwhile")
+		case t.Counter:
+			at.problem("writable", "a counter with roll-over cannot be written")
 		}
 	}
 	if (t.Min != nil || t.Max != nil) && !t.Writable {
 		at.problem("min", "min and max limit writes, but the tag is not writable")
 	}
-	if (t.Min != nil || t.Max != nil) && (r.kind == typeBool || r.kind == typeString) {
+	if (t.Min != nil || t.Max != nil) && !r.numeric() {
 		at.problem("min", "only numbers have min and max")
 	}
 	if t.Min != nil && t.Max != nil && *t.Min > *t.Max {

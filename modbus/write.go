@@ -194,8 +194,8 @@ func (c *command) send(ctx context.Context, before, words []byte) error {
 	switch {
 	case r.table == Coil:
 		return requests.writeCoil(ctx, u.id, r.address, words[0] != 0)
-	case r.bit != noBit:
-		return c.sendBit(ctx, before, words[0] != 0)
+	case r.part():
+		return c.sendPart(ctx, before, words)
 	case r.width > 1:
 		return requests.writeRegisters(ctx, u.id, r.address, words)
 	}
@@ -207,23 +207,20 @@ func (c *command) send(ctx context.Context, before, words []byte) error {
 	return err
 }
 
-// sendBit changes one bit of a register: with function 22, which the device does
-// in one step, or else by writing back the register as it was just read, which
-// undoes what the device changed in between.
-func (c *command) sendBit(ctx context.Context, before []byte, on bool) error {
+// sendPart changes some bits of a register: with function 22, which the device
+// does in one step. One that does not know it gets, if the configuration says
+// so, the register as it was just read with those bits changed, which undoes
+// what the device changed in between.
+func (c *command) sendPart(ctx context.Context, before, words []byte) error {
 	u, r := c.unit, &c.tag.register
-	which := uint16(1) << r.bit
-	if r.swapBytes {
-		which = which<<8 | which>>8
-	}
-	m := mask{keep: ^which}
-	if on {
-		m.set = which
-	}
+	m := r.mask(words)
 	if !u.noMask {
 		err := u.link.client.maskRegister(ctx, u.id, r.address, m)
 		if !isException(err, illegalFunction) {
 			return err
+		}
+		if !u.config.ReadModifyWrite {
+			return fmt.Errorf("modbus: part of a register is written with function 22, which the device does not know: %w; see read_modify_write", err)
 		}
 		u.noMask = true
 	}
