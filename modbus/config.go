@@ -135,13 +135,18 @@ type UnitConfig struct {
 	// not know function 22. What the device changes in between is undone. Default
 	// false: such a write is refused.
 	ReadModifyWrite bool `mapstructure:"read_modify_write"`
-	// Payload is json or raw, for package edge. Default json.
+	// Payload is json or raw, or group for one message, in JSON, of all values of
+	// a read, for package edge. Default json.
 	Payload string `mapstructure:"payload"`
 	// QoS of the published samples, 0 to 2, for package edge. Default 1.
 	QoS *int `mapstructure:"qos"`
 	// Retain says whether samples are published retained, for package edge.
 	// Default false.
 	Retain *bool `mapstructure:"retain"`
+	// ExpireAfter is after how many intervals a published sample expires: nobody
+	// gets it who has not got it by then. Of a tag with MaxInterval that counts.
+	// For package edge. 0, the default, to 1000: never.
+	ExpireAfter int `mapstructure:"expire_after"`
 	// Tags are the values read from and written to the device.
 	Tags []TagConfig `mapstructure:"tags"`
 }
@@ -262,8 +267,9 @@ const (
 	DefaultTopic    = "modbus/{link}/{unit}/{tag}"
 	DefaultQoS      = 1
 
-	PayloadJSON = "json"
-	PayloadRaw  = "raw"
+	PayloadJSON  = "json"
+	PayloadRaw   = "raw"
+	PayloadGroup = "group"
 )
 
 // Limits of one read: Modbus §6.1 and §6.3.
@@ -271,6 +277,11 @@ const (
 	maxBits      = 2000
 	maxRegisters = 125
 )
+
+// Lifetime is how long a published sample of the tag is of use, 0 for ever.
+func (u *UnitConfig) Lifetime(t *TagConfig) time.Duration {
+	return time.Duration(u.ExpireAfter) * max(t.Interval, t.MinInterval, t.MaxInterval)
+}
 
 // SetDefaults fills everything that was left out, except what has no default.
 // It changes c in place and may be called again.

@@ -10,6 +10,7 @@
 //     answer is discarded, whatever the transport.
 //   - A failed read is a [Sample] with quality bad and an error; the last good
 //     value is never repeated as if it were new.
+//   - A value that has not been read for more than two intervals becomes stale.
 //   - A device that is dead, slow or talks nonsense costs its neighbours on
 //     the same link a bounded share of the link's time.
 //   - One unreadable register does not take the others of its block with it.

@@ -40,6 +40,7 @@ type block struct {
 	err   error         // of the last read; nil after a good one
 	hole  bool          // the device refuses the address: read rarely
 	mute  int           // reads in a row without an answer
+	stale bool          // it has been said that its values are
 
 	restarted bool      // it has not been read since restart
 	demanded  time.Time // since when a read on demand is wanted; zero: none is

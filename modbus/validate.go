@@ -116,7 +116,8 @@ func (u *UnitConfig) validate(at scope, serial bool) {
 	at.between("max_registers", u.MaxRegisters, 1, maxRegisters)
 	at.between("max_bits", u.MaxBits, 1, maxBits)
 	at.between("max_gap", u.MaxGap, 0, maxBits)
-	at.oneOf("payload", u.Payload, PayloadJSON, PayloadRaw)
+	at.oneOf("payload", u.Payload, PayloadJSON, PayloadRaw, PayloadGroup)
+	at.between("expire_after", u.ExpireAfter, 0, 1000)
 	at.qos(u.QoS)
 	if len(u.Tags) == 0 {
 		at.problem("tags", "missing: a unit without tags is not read")
@@ -171,6 +172,15 @@ func (t *TagConfig) validate(at scope, u *UnitConfig) {
 		at.problem("deadband", "only numbers have a deadband: use on_change")
 	}
 	at.qos(t.QoS)
+	if u.Payload == PayloadGroup && t.QoS != nil && u.QoS != nil && *t.QoS != *u.QoS {
+		at.problem("qos", "the unit publishes groups, of which only it has a qos")
+	}
+	if u.Payload == PayloadGroup && t.Retain != nil && *t.Retain {
+		at.problem("retain", "a group has only the values of one read: retained, it would hide those of the others")
+	}
+	if u.ExpireAfter > 0 && t.MaxInterval == 0 && (t.OnChange || t.Deadband != "") {
+		at.problem("max_interval", "missing: with expire_after a value that does not change has to be published again before it expires")
+	}
 	t.validateWrite(at, r)
 }
 
