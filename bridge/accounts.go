@@ -65,8 +65,8 @@ type episode struct {
 // look compares counts with what they were.
 func (w *dropWatch) look(now time.Time, counts map[string]uint64, example func(cause string) string, log *slog.Logger) {
 	for cause, n := range counts {
-		if cause == storage.CauseFull || cause == storage.CauseAge {
-			continue // the store tells of these itself, as they begin and end
+		if cause == storage.CauseFull || cause == storage.CauseAge || cause == dropSuperseded {
+			continue // the store tells of these itself, as they begin and end; what a rule asks for is no news
 		}
 		e := w.episodes[cause]
 		switch {

@@ -16,19 +16,16 @@ const maxReferrals = 3
 // approach is one attempt to connect, with what only Run may look up.
 type approach struct {
 	address  address
-	at       int            // of Config.Addresses, also when it has been sent on from there
-	version  packet.Version // the newest that the upstream is known to speak
-	known    bool           // the store knows our session
+	at       int     // of Config.Addresses, also when it has been sent on from there
+	dialect  dialect // the best that the upstream is known to speak
+	known    bool    // the store knows our session
 	identity *identity
 }
 
 // plan makes an approach to the address at an index. Run's goroutine only.
 func (b *Bridge) plan(at int, id *identity) approach {
-	p := approach{address: b.addresses[at], at: at, version: packet.V5, known: b.down.known, identity: id}
-	if v, ok := b.versions[p.address.text]; ok {
-		p.version = v
-	}
-	return p
+	a := b.addresses[at]
+	return approach{address: a, at: at, dialect: b.dialects[a.text], known: b.down.known, identity: id}
 }
 
 // plans are the approaches of one visit, in order: where the last server sent us, then the addresses.
@@ -47,12 +44,12 @@ func (b *Bridge) plans(id *identity) []approach {
 // learn notes what an approach to a has taught: c is nil if it failed.
 func (b *Bridge) learn(a address, c *conn) {
 	if c == nil {
-		delete(b.versions, a.text)
+		delete(b.dialects, a.text)
 		return
 	}
 	b.proven = c.identity
-	if c.peer.version != packet.V5 && c.address == a {
-		b.versions[a.text] = c.peer.version
+	if c.address == a {
+		b.dialects[a.text] = c.dialect
 	}
 }
 
@@ -88,6 +85,7 @@ func (b *Bridge) visit(ctx context.Context) time.Duration {
 		}
 		b.first, b.sentOn = 0, nil
 		wait := b.backoff.next()
+		b.outageBegins(b.lostAt, explain(err))
 		b.report("cannot connect to the upstream", p.address, err, "retry_in", rounded(wait))
 		b.setState(b.away(), explain(err))
 		return wait
@@ -121,15 +119,15 @@ func (b *Bridge) attend(ctx context.Context, c *conn) time.Duration {
 		b.watch.begin(began, b, c)
 		err := b.serve(ctx, c)
 		c.close()
-		next := b.successor(ctx, err)
+		next := b.takeover(ctx, err)
 		if next == nil && ctx.Err() != nil && err == nil {
+			b.closeOutage(time.Now(), false)
 			return 0
 		}
 		b.lostAt = time.Now()
-		b.suspect = next == nil && errors.Is(err, errStalled)
+		b.suspect = next == nil && (errors.Is(err, errStalled) || errors.Is(err, errCanary))
 		b.first = (c.at + 1) % len(b.addresses) // an address that does not hold gives the next one a chance
-		if !b.suspect && b.lostAt.Sub(began) >= b.patience.stable {
-			b.backoff.reset()
+		if !b.suspect && b.backoff.held(b.lostAt.Sub(began), b.patience.stable) {
 			b.first = 0
 			clear(b.reported)
 		}
@@ -140,54 +138,79 @@ func (b *Bridge) attend(ctx context.Context, c *conn) time.Duration {
 		}
 		b.sentOn = nil
 		if to, ok := b.referral(c.address, err); ok {
-			b.sentOn = &approach{address: to, at: c.at, version: packet.V5}
+			b.sentOn = &approach{address: to, at: c.at}
 		}
 		wait := b.backoff.next()
+		b.outageBegins(b.lostAt, explain(err))
 		b.report("connection to the upstream lost", c.address, err, "retry_in", rounded(wait))
 		b.setState(b.away(), explain(err))
 		return wait
 	}
 }
 
-// introduce connects to p.address with the newest protocol it speaks, and in a way that leaves no session behind that
-// we know nothing about. It uses only what is constant in b.
+// dialect is how we speak to an upstream.
+type dialect byte
+
+// The dialects, in the order in which they are tried.
+const (
+	speak5         dialect = iota
+	speak3AsBridge         // 3.1.1 with 0x80 added to the level: do not send us what we sent. Mosquitto and others know it
+	speak3
+)
+
+func (d dialect) version() packet.Version {
+	if d == speak5 {
+		return packet.V5
+	}
+	return packet.V311
+}
+
+// introduce connects to p.address in the best dialect that it understands, and in a way that leaves no session behind
+// that we know nothing about. It uses only what is constant in b.
 func (b *Bridge) introduce(ctx context.Context, p approach) (*conn, error) {
-	hello := b.hello(p)
-	c, err := b.connect(ctx, p, hello)
-	var refused *refusedError
-	old := errors.As(err, &refused) && refused.reason == packet.ReasonUnsupportedProtocolVersion
-	if hello.Version == packet.V5 && (old || errors.Is(err, errSilentClose)) {
-		hello.Version, hello.Properties = packet.V311, packet.ConnectProperties{}
-		var second error
-		if c, second = b.connect(ctx, p, hello); second == nil {
-			b.log.Info("the upstream does not speak MQTT 5.0, going on with 3.1.1", "address", p.address.text)
+	c, err := b.connect(ctx, p, b.hello(p))
+	first := err
+	for d := p.dialect; foreign(err) && d < speak3; {
+		d++
+		if d == speak3AsBridge && len(b.down.rules) == 0 {
+			d++ // nothing comes back to us in any case
 		}
-		if old || second == nil {
-			err = second
-		}
+		p.dialect = d
+		c, err = b.connect(ctx, p, b.hello(p))
 	}
 	if err != nil {
+		if errors.Is(first, errSilentClose) {
+			err = first // the dialect was not to blame
+		}
 		return nil, err
 	}
-	if hello.CleanStart {
+	if first != nil {
+		b.log.Info("the upstream does not speak MQTT 5.0, going on with 3.1.1", "address", p.address.text)
+	}
+	if !p.known {
 		// This connection only removed the old session. The session that is to last begins with a connection of its
 		// own: before 5.0 it must, and Mosquitto 2.0 keeps on disk only what was not begun with a clean start.
 		c.close()
-		hello.CleanStart = false
-		hello.Properties = b.properties(hello.Version)
-		if c, err = b.connect(ctx, p, hello); err != nil {
+		p.known = true
+		if c, err = b.connect(ctx, p, b.hello(p)); err != nil {
 			return nil, err
 		}
+		c.peer.sessionPresent = false
 	}
-	c.peer.sessionPresent = c.peer.sessionPresent && p.known
-	c.at, c.identity = p.at, p.identity
+	c.at, c.identity, c.dialect = p.at, p.identity, p.dialect
 	return c, nil
+}
+
+// foreign reports whether err may be how a server tells that it does not understand a dialect. Some just close.
+func foreign(err error) bool {
+	refused, ok := errors.AsType[*refusedError](err)
+	return ok && refused.reason == packet.ReasonUnsupportedProtocolVersion || errors.Is(err, errSilentClose)
 }
 
 // hello is our CONNECT.
 func (b *Bridge) hello(p approach) *packet.Connect {
 	id := p.identity
-	h := &packet.Connect{Version: p.version, CleanStart: !p.known, KeepAlive: uint16(b.cfg.KeepAlive / time.Second),
+	h := &packet.Connect{Version: p.dialect.version(), Bridge: p.dialect == speak3AsBridge, CleanStart: !p.known, KeepAlive: uint16(b.cfg.KeepAlive / time.Second),
 		ClientID: []byte(b.clientID), HasUsername: id.username != "", Username: []byte(id.username),
 		HasPassword: id.password != nil, Password: id.password}
 	if !h.CleanStart {
@@ -204,7 +227,7 @@ func (b *Bridge) follow(ctx context.Context, p approach) (*conn, error) {
 		if !ok {
 			return c, err
 		}
-		p.address, p.version = to, packet.V5
+		p.address, p.dialect = to, speak5
 		if c, err = b.introduce(ctx, p); err != nil {
 			err = &referredError{to, err}
 		}

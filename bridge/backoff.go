@@ -20,5 +20,13 @@ func (b *backoff) next() time.Duration {
 	return wait
 }
 
-// reset makes the next bound the first again.
-func (b *backoff) reset() { b.bound = 0 }
+// held tells that a connection has lasted for a time. If that is stable or more the next bound is the first again, and
+// held returns true; a shorter one changes nothing, for an upstream that takes everybody in and drops them again is not
+// helped by their coming back at once.
+func (b *backoff) held(lasted, stable time.Duration) bool {
+	if lasted < stable {
+		return false
+	}
+	b.bound = 0
+	return true
+}

@@ -23,7 +23,9 @@ func TestBackoffDoublesUpToItsCapAndIsRandom(t *testing.T) {
 	if got := b.next(); got != 0 {
 		t.Errorf("full jitter begins at 0, got %s", got)
 	}
-	b.reset()
+	if b.held(29*time.Second, 30*time.Second) || !b.held(30*time.Second, 30*time.Second) {
+		t.Error("what counts as stable")
+	}
 	b.random = func() float64 { return 0.999 }
 	if got := b.next(); got < 990*time.Millisecond || got >= time.Second {
 		t.Errorf("after a reset: %s", got)

@@ -72,6 +72,7 @@ func acknowledgeAll(nc net.Conn, count int, all chan<- struct{}) {
 	defer nc.Close()
 	buf, n, seen := make([]byte, 256<<10), 0, 0
 	var out []byte
+	var p packet.Publish
 	for {
 		got, err := nc.Read(buf[n:])
 		if err != nil {
@@ -85,7 +86,6 @@ func acknowledgeAll(nc net.Conn, count int, all chan<- struct{}) {
 				break
 			}
 			used += size
-			var p packet.Publish
 			switch {
 			case f.Type() == packet.CONNECT:
 				out = (&packet.Connack{}).Append(out, packet.V5)

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"forebay/broker/packet"
-	"forebay/storage"
 )
 
 // Environment is what a bridge lives in. All fields are required.
@@ -39,31 +39,39 @@ type Bridge struct {
 	proxy     *proxy // nil: none
 	accounts  *accounts
 	live      liveBuffer
+	letters   *letters
+	ledger    *ledger
 	box       stateBox
 	safety    *safety
 	more      chan struct{} // the cursor or the live buffer has something
 	settled   chan struct{} // the broker has said something about downlink messages
 
-	cursor atomic.Pointer[storage.Cursor] // set by Attach
+	lanes     atomic.Pointer[[]*lane] // set by Attach
+	liveFirst bool                    // set by Attach: the place of some topics depends on linked
+	linked    atomic.Bool             // a link is there
 
 	// Owned by Run.
-	predecessor *forwarder // of the bridge that this one succeeds, until Attach
-	backoff     backoff
-	forward     *forwarder
-	down        *downlink
-	versions    map[string]packet.Version // by address; absent: 5.0
-	sentOn      *approach                 // where a server that disconnected us said to go; nil: nowhere
-	proven      *identity                 // accepted by the upstream last; nil: none yet
-	scout       *scout                    // a second connection is being tried; nil: none
-	watch       watch
-	first       int             // index of the address to try first
-	suspect     bool            // the last link stalled: a new one has to prove itself
-	reported    map[string]bool // failures logged since the last stable connection
-	lostAt      time.Time
-	drops       dropWatch
-	lookAt      time.Time // when the counters are looked at next
-	told        string    // the status published last
-	spare       []byte    // empty buffer for the live buffer
+	predecessor   *forwarder // of the bridge that this one succeeds, until Attach
+	backoff       backoff
+	forward       *forwarder
+	down          *downlink
+	canary        *canary
+	meter         meter
+	stamps        stamps
+	dialects      map[string]dialect // by address; absent: 5.0
+	sentOn        *approach          // where a server that disconnected us said to go; nil: nowhere
+	proven        *identity          // accepted by the upstream last; nil: none yet
+	scout         *scout             // a second connection is being tried; nil: none
+	watch         watch
+	first         int             // index of the address to try first
+	suspect       bool            // the last link stalled: a new one has to prove itself
+	reported      map[string]bool // failures logged since the last stable connection
+	lostAt        time.Time
+	drops         dropWatch
+	lookAt        time.Time // when the counters are looked at next
+	told          string    // the status published last
+	toldConnected string    // 1 or 0, published last
+	spare         []byte    // empty buffer for the live buffer
 }
 
 // New checks cfg, on which SetDefaults has been called, and reads what the store knows about the bridge. It must be
@@ -78,16 +86,27 @@ func New(cfg Config, env Environment) (*Bridge, error) {
 		patience: defaultPatience(), dial: newDialer(cfg.Bind).DialContext,
 		more: make(chan struct{}, 1), settled: make(chan struct{}, 1),
 		backoff:  backoff{min: cfg.Reconnect.Min, max: cfg.Reconnect.Max, random: rand.Float64},
-		versions: map[string]packet.Version{}, reported: map[string]bool{}}
+		dialects: map[string]dialect{}, reported: map[string]bool{}}
 	b.patience.connect, b.patience.ack = cfg.ConnectTimeout, cfg.AckTimeout
 	b.accounts = &accounts{drops: map[string]uint64{}, examples: map[string]string{}}
 	b.drops.episodes = map[string]*episode{}
 	b.watch.files = cfg.files()
 	b.live.wake = func() { signal(b.more) }
+	b.letters = &letters{name: cfg.Name, log: env.Log}
+	b.ledger = &ledger{name: cfg.Name, log: env.Log}
 	b.safety = newSafety(env.Log)
 	b.box.state, b.box.since = Down, time.Now()
 	if err := b.compile(); err != nil {
 		return nil, fmt.Errorf("bridge: configuration of %q: %w", cfg.Name, err)
+	}
+	if err := b.letters.restore(env.Log); err != nil {
+		return nil, err
+	}
+	if err := b.ledger.restore(env.Log); err != nil {
+		return nil, err
+	}
+	if err := b.stamps.restore(env.Log, cfg.Name); err != nil {
+		return nil, err
 	}
 	return b, b.down.restore()
 }
@@ -120,6 +139,12 @@ func (b *Bridge) compile() error {
 		setDefault(&b.resource, host+"/devices/"+b.clientID)
 		setDefault(&b.username, host+"/"+b.clientID+"/?api-version="+azureVersion)
 	}
+	topic, err := expandSite(b.cfg.Canary.Topic, b.env.Site)
+	if err != nil {
+		return fmt.Errorf("canary.topic: %w", err)
+	}
+	b.stamps.id, b.stamps.time = slices.Contains(b.cfg.UserProperties, propertyID), slices.Contains(b.cfg.UserProperties, propertyTime)
+	b.canary = newCanary(topic, b.cfg.Canary, b.patience.ping)
 	if b.up, err = compileUp(b.cfg.Up, b.env.Site); err != nil {
 		return err
 	}
@@ -127,7 +152,7 @@ func (b *Bridge) compile() error {
 		return err
 	}
 	b.down = &downlink{name: b.cfg.Name, clientID: b.clientID, broker: b.env.Broker, log: b.env.Log, rules: down,
-		accounts: b.accounts, safety: b.safety, wake: func() { signal(b.settled) },
+		hops: newHops(*b.cfg.MaxHops), accounts: b.accounts, safety: b.safety, wake: func() { signal(b.settled) },
 		inbound: map[uint16]*inboundID{}, pending: map[uint16][]int{}}
 	return nil
 }
@@ -138,33 +163,6 @@ func signal(c chan struct{}) {
 	case c <- struct{}{}:
 	default:
 	}
-}
-
-// Attach makes the bridge a durable consumer: from its return on every matching message is kept for the upstream.
-// Call it after New and before the broker lets clients in. Run does it if it has not been done.
-func (b *Bridge) Attach() error {
-	if b.cursor.Load() != nil {
-		return nil
-	}
-	limits := storage.Limits{MaxBytes: b.cfg.Queue.MaxSize, MaxCount: b.cfg.Queue.MaxCount, MaxAge: b.cfg.Queue.MaxAge,
-		WhenFull: policies[b.cfg.Queue.WhenFull]}
-	filters := make([]Filter, len(b.up))
-	for i, r := range b.up {
-		filters[i] = Filter{Filter: r.filter.text, MaxQoS: r.qos, Lift: byte(b.cfg.Up[i].Lift), NoLocal: true}
-	}
-	cursor, err := b.env.Broker.Attach(b.cfg.Name, limits, filters, b.live.put)
-	if err != nil {
-		return fmt.Errorf("bridge: attach %q: %w", b.cfg.Name, err)
-	}
-	cursor.SetNotify(func() { signal(b.more) })
-	b.drops.last = cursor.Stats().Dropped
-	b.forward = newForwarder(cursor, b.up, b.safety, b.accounts)
-	if b.predecessor != nil {
-		b.forward.inherit(b.predecessor)
-		b.predecessor = nil
-	}
-	b.cursor.Store(cursor)
-	return nil
 }
 
 // Run connects and serves until ctx ends. It never detaches: messages go on being kept. Call it once. It returns when
@@ -180,6 +178,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 	defer stop()
 	b.lostAt = time.Now()
 	b.setState(Connecting, "")
+	b.tellOutages()
 	for ctx.Err() == nil {
 		b.sleep(ctx, b.visit(ctx))
 	}
@@ -198,9 +197,11 @@ func (b *Bridge) sleep(ctx context.Context, wait time.Duration) {
 		if !now.Before(until) {
 			return
 		}
+		b.collect()
 		timer.Reset(earlier(until, b.lookAt).Sub(now))
 		select {
 		case <-timer.C:
+		case <-b.more:
 		case <-ctx.Done():
 		}
 	}
@@ -212,6 +213,11 @@ func (b *Bridge) look(now time.Time) {
 		return
 	}
 	b.lookAt = now.Add(b.patience.status)
+	b.accountOutage(now)
+	if !b.ledger.returned().IsZero() {
+		b.lookAt = now.Add(min(b.patience.status, outageLook))
+	}
+	b.measure(now)
 	b.drops.look(now, b.dropped(), b.accounts.lastExample, b.log)
 	b.tellStatus()
 }

@@ -19,12 +19,39 @@ type Broker interface {
 	// never. Any other: busy for the moment, the message is offered a few times more.
 	Publish(m *Message, done func(error))
 
-	// Attach makes the bridge a durable consumer of filters under name, which is also the Origin of its messages.
-	// live gets the messages of QoS 0, from a goroutine of the broker: it copies what it needs and does not block.
-	// A bridge never detaches itself, not even when it stops: only who removes it from the configuration knows that
+	// Attach makes the bridge a durable consumer and returns the cursors of its queues: the one without a name and
+	// those of a.Queues. A bridge never detaches itself, not even when it stops: only who removes it from the configuration knows that
 	// nobody wants its messages any more. Entry.Options of the cursor has the QoS in its two lowest bits,
 	// Entry.Message is an encoded PUBLISH of 5.0 with the retain flag as published.
-	Attach(name string, limits storage.Limits, filters []Filter, live func(p *packet.Publish)) (*storage.Cursor, error)
+	Attach(a Attachment) ([]*storage.Cursor, error)
+
+	// Queues returns the queues that the store has under the name of an Attachment, the one without a name left out.
+	Queues(name string) []string
+
+	// Resort makes the broker ask Place again for topics that it has asked for before. It does not wait.
+	Resort()
+}
+
+// Attachment is what makes a bridge a durable consumer.
+type Attachment struct {
+	Name    string   // also the Origin of the bridge's own messages, which it does not get
+	Queues  []string // beside the one without a name
+	Limits  storage.Limits
+	Filters []string
+
+	// Place is asked once for each topic that a filter matches, from a goroutine of the broker. It does not block and
+	// keeps nothing of topic.
+	Place func(topic []byte) Place
+
+	// Live gets the messages of QoS 0, from a goroutine of the broker: it copies what it needs and does not block.
+	Live func(p *packet.Publish)
+}
+
+// Place says into which queue a topic goes, with the QoS min(max(published, Lift), MaxQoS).
+type Place struct {
+	Not          bool // into none
+	Queue        int  // 0: the one without a name, 1: Queues[0] …
+	MaxQoS, Lift byte
 }
 
 // Message is a message for the local broker.
@@ -38,18 +65,15 @@ type Message struct {
 	Changes    []storage.Change // rows that become durable in the same record as the message
 }
 
-// Filter is one filter of a bridge's durable consumer. A message goes to it at most once, with the QoS
-// min(max(published, Lift), MaxQoS); of several matching filters the one that gives the highest QoS counts.
-type Filter struct {
-	Filter       string
-	MaxQoS, Lift byte
-	NoLocal      bool // not what the bridge itself published
+// Rows are the tables of the store.
+type Rows interface {
+	Each(t storage.Table, fn func(key, value []byte) error) error
 }
 
 // Log is what a bridge needs of the store beside its cursor; *storage.Log has it.
 type Log interface {
+	Rows
 	Append(r *storage.Record) (storage.Seq, error)
 	Safe() storage.Seq
 	WaitSafe(ctx context.Context, s storage.Seq) error
-	Each(t storage.Table, fn func(key, value []byte) error) error
 }

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"bytes"
 	"fmt"
 	"time"
 
@@ -32,7 +33,11 @@ func (b *Bridge) Successor(cfg Config) (*Bridge, error) {
 	b.down.adopt(next.down)
 	b.down.safety = next.safety
 	next.down = b.down
+	next.letters, next.ledger, next.stamps.queue = b.letters, b.ledger, b.stamps.queue
 	next.predecessor = b.forward
+	if b.forward == nil {
+		next.predecessor = b.predecessor
+	}
 	return next, nil
 }
 
@@ -40,12 +45,19 @@ func (b *Bridge) Successor(cfg Config) (*Bridge, error) {
 // identifier the upstream has another session, which nothing is known of.
 func (d *downlink) adopt(next *downlink) {
 	d.known = d.known && d.clientID == next.clientID
-	d.clientID, d.rules, d.subscribed = next.clientID, next.rules, false
+	d.clientID, d.rules, d.hops, d.subscribed = next.clientID, next.rules, next.hops, false
 }
 
 // inherit goes on with the account of what may be in flight.
 func (f *forwarder) inherit(old *forwarder) {
-	f.sentHigh, f.received = old.sentHigh, old.received
+	f.received, f.resent, f.lateUntil, f.late = old.received, old.resent, old.lateUntil, old.late
+	for _, a := range f.lanes {
+		for _, was := range old.lanes {
+			if was.cursor == a.cursor { // see storage.Log.OpenConsumer
+				a.sentHigh = was.sentHigh
+			}
+		}
+	}
 }
 
 // forgetful is a store without anything in its tables.
@@ -57,8 +69,8 @@ func (forgetful) Each(storage.Table, func(key, value []byte) error) error { retu
 // are as old as its opening.
 func Afresh(log Log) Log { return forgetful{log} }
 
-// Forget removes what the store knows about the session of a bridge that is not in use: rows that were there when the
-// log was opened, and those that removed, which may be nil, has left since. What waits for the bridge is the consumer's
+// Forget removes what the store knows about a bridge that is not in use: rows that were there when the log was opened,
+// and those that removed, which may be nil, has left since. What waits for the bridge is the consumer's
 // and not touched. It is durable when Safe reaches the Seq.
 func Forget(name string, removed *Bridge, log Log) (storage.Seq, error) {
 	r := storage.Record{Time: time.Now().UnixMilli()}
@@ -67,10 +79,11 @@ func Forget(name string, removed *Bridge, log Log) (storage.Seq, error) {
 		r.Changes = append(r.Changes, storage.Change{Table: storage.Bridges, Key: key})
 	}
 	remove(d.sessionKey())
-	prefix := name + "\x00i"
+	remove(stampKey(name))
+	prefix := append([]byte(name), 0)
 	err := log.Each(storage.Bridges, func(key, _ []byte) error {
-		if text := string(key); len(text) == len(prefix)+2 && text[:len(prefix)] == prefix {
-			remove([]byte(text))
+		if bytes.HasPrefix(key, prefix) {
+			remove(bytes.Clone(key))
 		}
 		return nil
 	})
@@ -81,6 +94,8 @@ func Forget(name string, removed *Bridge, log Log) (storage.Seq, error) {
 		for id := range removed.down.inbound {
 			remove(d.inboundKey(id))
 		}
+		removed.letters.eachKey(remove)
+		removed.ledger.eachKey(remove)
 	}
 	seq, err := log.Append(&r)
 	if err != nil {

@@ -63,7 +63,9 @@ func TestChangeKeepsTheQueueAndWhatIsInFlight(t *testing.T) {
 // subscribed to.
 func TestChangeKeepsTheDownlink(t *testing.T) {
 	u := newUpstream(t)
-	g := newGateway(t, u.address(), func(c *Config) { c.Down = []DownRule{{Filter: "cmd/#"}} }, shortGoodbye)
+	g := newGateway(t, u.address(), func(c *Config) {
+		c.Down, c.UserProperties = []DownRule{{Filter: "cmd/#"}}, []string{propertyID}
+	}, shortGoodbye)
 	c := u.welcome(false, none)
 	grant(c)
 	once := packet.Publish{Topic: []byte("cmd/go"), Payload: []byte("now"), QoS: 2, PacketID: 9}
@@ -126,6 +128,10 @@ func TestForgetRemovesTheSession(t *testing.T) {
 	c = u.welcome(true, none)
 	c.wantType(packet.SUBSCRIBE)
 	publish(10)
+	g.broker.sendAll(1, "t", "x")
+	c.want("PUBLISH 1 up/t x #2")
+	c.ack(packet.PUBACK, 2, packet.ReasonNotAuthorized)
+	g.awaitStatus("a dead letter", func(s Status) bool { return s.DeadLetters == 1 })
 	g.halt()
 	if _, err := Forget("cloud", g.bridge, g.log); err != nil {
 		t.Fatal(err)

@@ -20,10 +20,11 @@ type cloud struct {
 
 	mu        sync.Mutex
 	random    *rand.Rand
-	breaks    bool            // connections break
-	delivered []string        // payloads, as they reached subscribers
-	open      map[uint16]bool // QoS 2 identifiers received and not released
-	commands  []*cloudCommand // not finished, in order
+	breaks    bool              // connections break
+	delivered []string          // topics and payloads, as they reached subscribers
+	open      map[uint16]bool   // QoS 2 identifiers received and not released
+	commands  []*cloudCommand   // not finished, in order
+	aliases   map[uint16]string // of the connection
 	cuts      int
 }
 
@@ -62,6 +63,7 @@ func (c *cloud) cut() bool {
 
 // serve is one connection. A peer that breaks the rules fails the test.
 func (c *cloud) serve(p *peerConn) {
+	c.aliases = map[uint16]string{}
 	for {
 		f, err := p.next()
 		if err != nil {
@@ -96,7 +98,7 @@ func (c *cloud) take(p *peerConn, f packet.Frame) bool {
 		if hello.CleanStart {
 			clear(c.open)
 		}
-		if _, err := p.net.Write((&packet.Connack{SessionPresent: !hello.CleanStart}).Append(nil, p.v)); err != nil {
+		if _, err := p.net.Write((&packet.Connack{SessionPresent: !hello.CleanStart, Properties: packet.ConnackProperties{TopicAliasMaximum: 2}}).Append(nil, p.v)); err != nil {
 			return false
 		}
 		return hello.CleanStart || c.resend(p)
@@ -116,12 +118,20 @@ func (c *cloud) take(p *peerConn, f packet.Frame) bool {
 			c.t.Errorf("PUBLISH: %v", err)
 			return false
 		}
+		switch known, ok := c.aliases[m.TopicAlias]; {
+		case m.TopicAlias > 2 || m.TopicAlias > 0 && len(m.Topic) == 0 && !ok:
+			c.t.Errorf("alias %d means nothing", m.TopicAlias)
+		case len(m.Topic) == 0:
+			m.Topic = []byte(known)
+		case m.TopicAlias > 0:
+			c.aliases[m.TopicAlias] = string(m.Topic)
+		}
 		kind := packet.PUBACK
 		if m.QoS == 2 {
 			kind = packet.PUBREC
 		}
 		if m.QoS == 1 || !c.open[m.PacketID] {
-			c.delivered = append(c.delivered, string(m.Payload))
+			c.delivered = append(c.delivered, string(m.Topic)+" "+string(m.Payload))
 		}
 		if m.QoS == 2 {
 			c.open[m.PacketID] = true
@@ -206,6 +216,20 @@ func (c *cloud) next(p *peerConn) bool {
 
 // TestEverythingBreaksAtRandom: the promise, with connections that break at every packet and gateways that restart.
 func TestEverythingBreaksAtRandom(t *testing.T) {
+	breakAtRandom(t, []string{"t"}, withDown)
+}
+
+// The same with rules of every order and priority at once, which share a connection.
+func TestEverythingBreaksAtRandomInEveryOrder(t *testing.T) {
+	breakAtRandom(t, []string{"t", "first", "beside", "value", "lastly"}, func(c *Config) {
+		withDown(c)
+		c.Up = append([]UpRule{{Filter: "first", Topic: "up/{topic}", Priority: "high"}, {Filter: "beside", Topic: "up/{topic}", Order: orderLiveFirst},
+			{Filter: "value", Topic: "up/{topic}", Order: orderLatestOnly}, {Filter: "lastly", Topic: "up/{topic}", Order: orderLiveFirst, Priority: "low"}}, c.Up...)
+	})
+}
+
+// breakAtRandom lets devices publish to topics in turn and judges what the cloud got of each.
+func breakAtRandom(t *testing.T, topics []string, adjust func(*Config)) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	c := &cloud{t: t, u: newUpstream(t), random: rand.New(rand.NewPCG(seed, 0)), breaks: true, open: map[uint16]bool{}}
@@ -217,16 +241,17 @@ func TestEverythingBreaksAtRandom(t *testing.T) {
 	go c.run(stop, done)
 	defer func() { close(stop); c.u.listener.Close(); <-done }()
 
-	g := newGateway(t, c.u.address(), withDown, func(b *Bridge) {
+	g := newGateway(t, c.u.address(), adjust, func(b *Bridge) {
 		b.patience.goodbye = 0
 		b.backoff.random = func() float64 { return 0.02 }
 	})
 	var executed []string // by all lives of the gateway
 	for i := range messages {
-		qos := 1 + i%2
-		g.broker.sendAll(byte(qos), "t", fmt.Sprintf("%d/%d", qos, i))
+		turn := i / len(topics)
+		qos := 1 + turn%2
+		g.broker.sendAll(byte(qos), topics[i%len(topics)], fmt.Sprintf("%d/%d", qos, turn))
 		if i%500 == 499 {
-			n := uint64(g.broker.cursor.Stats().Count)
+			n := uint64(g.bridge.Status().Backlog.Count)
 			g.awaitStatus("some progress", func(s Status) bool { return s.Backlog.Count == 0 || uint64(s.Backlog.Count) < n/2 })
 			g.stop()
 			executed = append(executed, g.broker.messages()...)
@@ -244,14 +269,23 @@ func TestEverythingBreaksAtRandom(t *testing.T) {
 	if c.cuts < 20 {
 		t.Errorf("only %d breaks: nothing was tested", c.cuts)
 	}
-	judge(t, "message", c.delivered, messages)
+	for _, topic := range topics {
+		var got []string
+		for _, text := range c.delivered {
+			if payload, ok := strings.CutPrefix(text, "up/"+topic+" "); ok {
+				got = append(got, payload)
+			}
+		}
+		judge(t, topic, got, messages/len(topics))
+	}
 	for i, text := range executed {
 		executed[i] = strings.TrimPrefix(text, "plant/x ")
 	}
 	judge(t, "command", executed, orders)
 }
 
-// judge checks that of payloads "qos/number" each came, QoS 2 once, and for the first time in order.
+// judge checks that of payloads "qos/number" each came, QoS 2 once, and for the first time in order. What is live-first
+// has no order, of what is latest-only the last must have come.
 func judge(t *testing.T, what string, got []string, count int) {
 	t.Helper()
 	seen, last := map[string]int{}, map[int]int{1: -1, 2: -1}
@@ -264,12 +298,15 @@ func judge(t *testing.T, what string, got []string, count int) {
 		switch {
 		case seen[text] > 1 && qos == 2:
 			t.Errorf("%s %s came %d times", what, text, seen[text])
-		case seen[text] == 1 && n < last[qos]:
+		case seen[text] == 1 && n < last[qos] && what != "beside" && what != "lastly":
 			t.Errorf("%s %s came after %d", what, text, last[qos])
 		}
 		last[qos] = max(last[qos], n)
 	}
 	for i := range count {
+		if what == "value" && i < count-1 {
+			continue
+		}
 		if text := fmt.Sprintf("%d/%d", 1+i%2, i); seen[text] == 0 {
 			t.Errorf("%s %s is lost", what, text)
 		}

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"forebay/broker/packet"
 	"forebay/storage"
 )
 
@@ -79,10 +81,19 @@ type Config struct {
 
 	Reconnect ReconnectConfig `mapstructure:"reconnect"`
 	Queue     QueueConfig     `mapstructure:"queue"`
+	Replay    ReplayConfig    `mapstructure:"replay"`
+	Canary    CanaryConfig    `mapstructure:"canary"`
 
-	// Up lists what is forwarded. The first rule whose filter matches decides about topic and retain flag. The QoS is
-	// settled when the message enters the queue, so that it is the same at every transmission: of several rules whose
-	// filters match, the one that gives the highest counts.
+	// UserProperties are added to what is forwarded to an upstream of 5.0. forebay-id is the same for all transmissions
+	// of a message, and no other message of any bridge has it; QoS 0 has none. forebay-time is when the message came.
+	UserProperties []string `mapstructure:"user_properties"`
+
+	// MaxHops is how many times bridges may bring a message down before it is dropped: it goes in circles. They count in
+	// the user property forebay-hops, which only MQTT 5.0 carries. 0 to 255; 0: nothing is counted. nil means 10.
+	MaxHops *int `mapstructure:"max_hops"`
+
+	// Up lists what is forwarded, at most 1000 rules. The first that matches decides; about QoS, order and priority when
+	// the message comes, about the rest when it is sent.
 	Up []UpRule `mapstructure:"up"`
 
 	// Down lists what is subscribed to upstream. The first rule whose filter matches decides.
@@ -112,12 +123,29 @@ type ReconnectConfig struct {
 	Max time.Duration `mapstructure:"max"` // at most 1 h. Default 60 s, or Min if that is more
 }
 
-// QueueConfig limits what waits for the upstream.
+// QueueConfig limits what waits for the upstream, for each combination of order and priority that the rules use.
 type QueueConfig struct {
 	MaxSize  int64         `mapstructure:"max_size"`  // bytes. Default 1 GiB
 	MaxAge   time.Duration `mapstructure:"max_age"`   // Default 720 h
 	MaxCount int64         `mapstructure:"max_count"` // messages. 0: no limit
 	WhenFull string        `mapstructure:"when_full"` // drop-oldest (default), drop-newest or reject
+}
+
+// ReplayConfig limits the backlog, which is what has waited for more than ten seconds, and all that has piled up under
+// the order live-first. What is just coming is sent beside it, as far as the order of its rule allows.
+type ReplayConfig struct {
+	MessagesPerSecond float64 `mapstructure:"messages_per_second"` // 0: no limit
+	BytesPerSecond    int64   `mapstructure:"bytes_per_second"`    // on the wire, without TLS. 0: no limit
+}
+
+// CanaryConfig sends messages of QoS 0 to ourselves through the upstream, to see whether it moves messages. Once one
+// has come back, two in a row that do not, in 10 s each, end the link: the state becomes stalled.
+type CanaryConfig struct {
+	// Topic is one upstream that this client alone uses, and may publish and subscribe to. {site} stands for the site.
+	// Empty: no canary.
+	Topic string `mapstructure:"topic"`
+
+	Interval time.Duration `mapstructure:"interval"` // between two. 1 s or more. Default 30 s
 }
 
 // UpRule forwards what matches Filter.
@@ -141,7 +169,27 @@ type UpRule struct {
 
 	// Retain says what becomes of the retain flag: keep (default), drop or force.
 	Retain string `mapstructure:"retain"`
+
+	// Order says how messages are sent when they have piled up: strict (default), as they came; live-first, what comes
+	// while the link is there before what came while it was not, each in order; latest-only, the latest message of
+	// each topic, the others are dropped and counted as superseded.
+	Order string `mapstructure:"order"`
+
+	// Priority high goes before normal (default), and that before low. What live-first has set aside goes after
+	// everything else.
+	Priority string `mapstructure:"priority"`
+
+	// Expiry is how old a message may be when it is sent; one second or more. The upstream is told what remains.
+	// Older ones are dropped and counted as expired. 0: as the publisher says.
+	Expiry time.Duration `mapstructure:"expiry"`
 }
+
+// The orders of rules.
+const (
+	orderStrict     = "strict"
+	orderLiveFirst  = "live-first"
+	orderLatestOnly = "latest-only"
+)
 
 // DownRule subscribes to Filter upstream and publishes locally what arrives.
 type DownRule struct {
@@ -155,6 +203,7 @@ const (
 	maxReconnect = time.Hour
 	maxKeepAlive = 18 * time.Hour // what 16 bits of seconds hold
 	maxClientID  = 256
+	maxRules     = 1000
 
 	maxFailback       = 720 * time.Hour
 	maxConnectTimeout = 10 * time.Minute
@@ -173,18 +222,25 @@ var policies = map[string]storage.Policy{
 func (c *Config) SetDefaults() {
 	setDefault(&c.ClientID, "{site}-"+c.Name)
 	setDefault(&c.KeepAlive, 30*time.Second)
+	if c.MaxHops == nil {
+		ten := 10
+		c.MaxHops = &ten
+	}
 	setDefault(&c.PasswordLifetime, time.Hour)
 	setDefault(&c.Failback, 10*time.Minute)
 	setDefault(&c.ConnectTimeout, 20*time.Second)
 	setDefault(&c.AckTimeout, 20*time.Second)
 	setDefault(&c.Reconnect.Min, time.Second)
 	setDefault(&c.Reconnect.Max, max(time.Minute, c.Reconnect.Min))
+	setDefault(&c.Canary.Interval, 30*time.Second)
 	setDefault(&c.Queue.MaxSize, 1<<30)
 	setDefault(&c.Queue.MaxAge, 720*time.Hour)
 	setDefault(&c.Queue.WhenFull, "drop-oldest")
 	for i := range c.Up {
 		setDefault(&c.Up[i].Topic, "{topic}")
 		setDefault(&c.Up[i].Retain, "keep")
+		setDefault(&c.Up[i].Order, orderStrict)
+		setDefault(&c.Up[i].Priority, priorityNames[normal])
 	}
 	for i := range c.Down {
 		setDefault(&c.Down[i].Topic, "{topic}")
@@ -218,6 +274,7 @@ func (c *Config) Validate(report func(path, problem string)) {
 		if r.Retain != "keep" && r.Retain != "drop" && r.Retain != "force" {
 			report(path+".retain", fmt.Sprintf("%q is unknown: write keep, drop or force", r.Retain))
 		}
+		r.validateFlow(under(path, report))
 		for j, f := range r.Exclude {
 			if _, err := compileFilter(f, siteExample); err != nil {
 				report(fmt.Sprintf("%s.exclude[%d]", path, j), err.Error())
@@ -227,8 +284,38 @@ func (c *Config) Validate(report func(path, problem string)) {
 			report(path+".filter", "a shared subscription has no meaning here: leave out $share/…/")
 		}
 	}
+	if len(c.Up) > maxRules || len(c.Down) > maxRules {
+		report("up", fmt.Sprintf("more than %d rules up or down: use wildcards", maxRules))
+	}
+	if c.MaxHops == nil || *c.MaxHops < 0 || *c.MaxHops > 255 {
+		report("max_hops", "must be between 0 and 255")
+	}
 	for i, r := range c.Down {
 		validateRule(r.Filter, r.Topic, r.QoS, under(fmt.Sprintf("down[%d]", i), report))
+	}
+}
+
+// validateFlow checks what says when messages are sent.
+func (r *UpRule) validateFlow(report func(path, problem string)) {
+	if r.Order != orderStrict && r.Order != orderLiveFirst && r.Order != orderLatestOnly {
+		report("order", fmt.Sprintf("%q is unknown: write strict, live-first or latest-only", r.Order))
+	}
+	if !slices.Contains(priorityNames[:], r.Priority) {
+		report("priority", fmt.Sprintf("%q is unknown: write high, normal or low", r.Priority))
+	}
+	if r.Expiry != 0 && r.Expiry < time.Second {
+		report("expiry", "must be at least 1s: leave it out for no limit")
+	}
+}
+
+func (c *CanaryConfig) validate(report func(path, problem string)) {
+	if topic, err := expandSite(c.Topic, siteExample); err != nil {
+		report("topic", err.Error())
+	} else if err := packet.CheckTopicName([]byte(topic)); c.Topic != "" && err != nil {
+		report("topic", plain(err).Error())
+	}
+	if c.Interval < time.Second {
+		report("interval", "must be at least 1s")
 	}
 }
 
@@ -311,6 +398,18 @@ func (c *Config) validateQueue(report func(path, problem string)) {
 	}
 	if q.MaxCount < 0 {
 		report("queue.max_count", "must not be negative: leave it out for no limit")
+	}
+	c.Canary.validate(under("canary", report))
+	for i, p := range c.UserProperties {
+		if p != propertyID && p != propertyTime {
+			report(fmt.Sprintf("user_properties[%d]", i), fmt.Sprintf("%q is unknown: write %s or %s", p, propertyID, propertyTime))
+		}
+	}
+	if c.Replay.MessagesPerSecond < 0 {
+		report("replay.messages_per_second", "must not be negative: leave it out for no limit")
+	}
+	if c.Replay.BytesPerSecond < 0 {
+		report("replay.bytes_per_second", "must not be negative: leave it out for no limit")
 	}
 	if _, ok := policies[q.WhenFull]; !ok {
 		report("queue.when_full", fmt.Sprintf("%q is unknown: write reject, drop-oldest or drop-newest", q.WhenFull))

@@ -64,7 +64,18 @@ func TestValidate(t *testing.T) {
 			c.Up = []UpRule{{Filter: "#", Topic: "{topic}", QoS: &three, Lift: 4, Retain: "yes", Exclude: []string{"a", "#/b"}},
 				{Topic: "x", Retain: "keep"}, {Filter: "$share/g/x", Topic: "x", Retain: "keep"}}
 			c.Down = []DownRule{{Filter: "a/#/b", Topic: "x"}, {Filter: "a", Topic: "{1}"}}
+			c.SetDefaults()
 		}, []string{"up[0].qos", "up[0].lift", "up[0].retain", "up[0].exclude[1]", "up[1].filter", "up[2].filter", "down[0].filter", "down[1].topic"}},
+		{"order", func(c *Config) {
+			c.Up = []UpRule{{Filter: "#", Order: "newest", Priority: "urgent", Expiry: time.Millisecond}}
+			c.Replay = ReplayConfig{MessagesPerSecond: -1, BytesPerSecond: -1}
+			c.SetDefaults()
+		}, []string{"replay.messages_per_second", "replay.bytes_per_second", "up[0].order", "up[0].priority", "up[0].expiry"}},
+		{"canary", func(c *Config) { c.Canary = CanaryConfig{Topic: "a/#", Interval: time.Millisecond} }, []string{"canary.topic", "canary.interval"}},
+		{"too many rules", func(c *Config) {
+			c.Up = slices.Repeat([]UpRule{{Filter: "a"}}, maxRules+1)
+			c.SetDefaults()
+		}, []string{"up"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cfg := testConfig("mqtt://host:1883")

@@ -53,8 +53,11 @@ type peer struct {
 	sessionPresent bool
 	window         int // messages in flight
 	maxPacket      int // bytes
+	aliases        int // topic aliases that it takes
 	maxQoS         byte
 	retain         bool
+	wildcards      bool // in subscriptions
+	shared         bool // subscriptions
 	keepAlive      time.Duration
 }
 
@@ -92,6 +95,7 @@ type conn struct {
 	// Constant after introduce.
 	at       int       // of Config.Addresses
 	identity *identity // that was shown
+	dialect  dialect
 
 	// in lends the owner bytes that were read; it handles the whole packets at their front and answers in taken
 	// with the number of bytes that those were. The reader does not touch the bytes in between.
@@ -205,7 +209,7 @@ func acquaint(f packet.Frame, hello *packet.Connect) (peer, error) {
 		return peer{}, &refusedError{reason: packet.ReasonUnsupportedProtocolVersion}
 	}
 	p := peer{version: v, sessionPresent: ack.SessionPresent, window: oldWindow, maxPacket: packet.MaxPacket,
-		maxQoS: 2, retain: true, keepAlive: time.Duration(hello.KeepAlive) * time.Second}
+		maxQoS: 2, retain: true, wildcards: true, shared: true, keepAlive: time.Duration(hello.KeepAlive) * time.Second}
 	if v != packet.V5 {
 		return p, nil
 	}
@@ -220,7 +224,8 @@ func acquaint(f packet.Frame, hello *packet.Connect) (peer, error) {
 	if q.HasMaximumQoS {
 		p.maxQoS = q.MaximumQoS
 	}
-	p.retain = !q.NoRetain
+	p.retain, p.wildcards, p.shared = !q.NoRetain, !q.NoWildcardSubscription, !q.NoSharedSubscription
+	p.aliases = int(q.TopicAliasMaximum)
 	if q.HasServerKeepAlive && q.ServerKeepAlive != 0 {
 		// [MQTT-3.1.2-21]; a server that turns keep alive off still gets our probes, which are for us.
 		p.keepAlive = time.Duration(q.ServerKeepAlive) * time.Second

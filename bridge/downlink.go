@@ -66,6 +66,7 @@ type downlink struct {
 	broker   Broker
 	log      Log
 	rules    topicMap
+	hops     hops
 	accounts *accounts
 	safety   *safety
 	wake     func() // tells Run that results wait; must not block
@@ -154,18 +155,23 @@ func (d *downlink) resume(ctx context.Context, l *link, wait <-chan struct{}) er
 }
 
 // subscribe gathers SUBSCRIBE for all rules, unless the session upstream has them from this process already: a
-// repetition would bring retained messages again.
-func (d *downlink) subscribe(l *link, f *forwarder) {
+// repetition would bring retained messages again. What the upstream has said not to offer is not asked for; it is
+// returned as by onSuback.
+func (d *downlink) subscribe(l *link, f *forwarder) (refused []string) {
 	if len(d.rules) == 0 || d.subscribed {
-		return
+		return nil
 	}
 	d.subscribed = true // until a SUBACK says otherwise
-	ids := f.freeIDs((len(d.rules) + filtersPerSubscribe - 1) / filtersPerSubscribe)
 	for first := 0; first < len(d.rules); first += filtersPerSubscribe {
-		s := packet.Subscribe{PacketID: ids[first/filtersPerSubscribe]}
+		s := packet.Subscribe{PacketID: uint16(controlIDs + first/filtersPerSubscribe)}
 		var rules []int
 		for i := first; i < min(first+filtersPerSubscribe, len(d.rules)); i++ {
 			text := d.rules[i].filter.text
+			if why := l.peer.lacks(text); why != 0 {
+				d.subscribed = false
+				refused = append(refused, refusedFilter(text, why))
+				continue
+			}
 			s.Subscriptions = append(s.Subscriptions, packet.Subscription{
 				Filter: []byte(text), QoS: d.rules[i].qos,
 				NoLocal:           !isShared(text), // [MQTT-3.8.3-4]
@@ -174,11 +180,31 @@ func (d *downlink) subscribe(l *link, f *forwarder) {
 			})
 			rules = append(rules, i)
 		}
+		if len(rules) == 0 {
+			continue // [MQTT-3.8.3-2]
+		}
 		d.pending[s.PacketID] = rules
 		f.flights[s.PacketID] = flight{expect: packet.SUBACK}
 		l.expect()
 		l.gathering = s.Append(l.gathering, l.peer.version)
 	}
+	return refused
+}
+
+// lacks returns the reason that a SUBSCRIBE with a filter would be refused with, by what CONNACK says; 0: none.
+// §3.2.2.3.11, §3.2.2.3.13.
+func (p *peer) lacks(filter string) packet.Reason {
+	switch {
+	case !p.shared && isShared(filter):
+		return packet.ReasonSharedSubscriptionsNotSupported
+	case !p.wildcards && strings.ContainsAny(filter, "+#"):
+		return packet.ReasonWildcardSubscriptionsNotSupported
+	}
+	return 0
+}
+
+func refusedFilter(filter string, reason packet.Reason) string {
+	return fmt.Sprintf("%s: %s (0x%02x)", filter, strings.ToLower(reason.String()), byte(reason))
 }
 
 // onSuback returns the filters that the upstream refused, each with the reason in words.
@@ -196,18 +222,15 @@ func (d *downlink) onSuback(l *link, f *forwarder, a *packet.Suback) (refused []
 	for i, reason := range a.Reasons {
 		if reason >= 0x80 {
 			d.subscribed = false
-			refused = append(refused, fmt.Sprintf("%s: %s (0x%02x)", d.rules[rules[i]].filter.text, strings.ToLower(reason.String()), byte(reason)))
+			refused = append(refused, refusedFilter(d.rules[rules[i]].filter.text, reason))
 		}
 	}
 	return refused, nil
 }
 
-// onPublish takes a message from the upstream. frame is valid during the call only.
-func (d *downlink) onPublish(l *link, frame packet.Frame) error {
+// onPublish takes the message from the upstream in d.publish, which is valid during the call only.
+func (d *downlink) onPublish(l *link) error {
 	p := &d.publish
-	if err := p.Decode(frame, l.peer.version); err != nil {
-		return err
-	}
 	if p.TopicAlias != 0 {
 		return &packet.Error{Reason: packet.ReasonTopicAliasInvalid, Statement: "MQTT-3.1.2-27", Detail: "a topic alias, and we allow none"}
 	}
@@ -266,7 +289,7 @@ func (d *downlink) repeated(l *link, id uint16) bool {
 	return true
 }
 
-// message copies p as the first matching rule maps it; nil if none does, which is counted.
+// message copies p as the first matching rule maps it; nil if none does or p goes in circles, which is counted.
 func (d *downlink) message(p *packet.Publish) (*Message, *rule) {
 	to, r, v := d.rules.apply(d.topic[:0], p.Topic)
 	d.topic = to
@@ -276,6 +299,10 @@ func (d *downlink) message(p *packet.Publish) (*Message, *rule) {
 		return nil, nil
 	case unusable:
 		d.accounts.drop(dropTopic, p.Topic)
+		return nil, nil
+	}
+	if !d.hops.next(&p.PublishProperties) {
+		d.accounts.drop(dropLoop, p.Topic)
 		return nil, nil
 	}
 	m := &Message{Topic: string(to), Payload: bytes.Clone(p.Payload), Retain: p.Retain, Origin: d.name, Properties: p.PublishProperties}

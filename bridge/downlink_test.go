@@ -82,7 +82,7 @@ func TestMessageIsCopiedAsItWasPublished(t *testing.T) {
 	}
 	m := g.broker.got[i]
 	q := m.Properties
-	if string(m.Payload) != "x" || !m.Retain || m.QoS != 1 || m.Origin != "cloud" || m.Origin != g.broker.name ||
+	if string(m.Payload) != "x" || !m.Retain || m.QoS != 1 || m.Origin != "cloud" || m.Origin != g.broker.at.Name ||
 		q.Expiry != 9 || string(q.ContentType) != "text" || string(q.ResponseTopic) != "r" || string(q.Correlation) != "c" ||
 		q.SubscriptionIDs != nil || string(q.UserProperties[0].Name) != "n" || string(q.UserProperties[0].Value) != "v" {
 		t.Errorf("published %+v", m)
@@ -373,4 +373,17 @@ func TestUpstreamThatBreaksTheProtocolIsLeft(t *testing.T) {
 			u.welcome(true, none) // and comes back
 		})
 	}
+}
+
+func TestSubscriptionsThatTheUpstreamDoesNotOfferAreNotAskedFor(t *testing.T) {
+	u := newUpstream(t)
+	g := newGateway(t, u.address(), func(c *Config) {
+		c.Down = []DownRule{{Filter: "plain"}, {Filter: "a/+"}, {Filter: "$share/g/b"}}
+	}, nil)
+	c := u.welcome(false, packet.ConnackProperties{NoWildcardSubscription: true, NoSharedSubscription: true})
+	c.want("SUBSCRIBE plain:2:nolocal")
+	g.awaitLine("a/+: wildcard subscriptions not supported (0xa2)")
+	g.awaitLine("$share/g/b: shared subscriptions not supported (0x9e)")
+	g.broker.sendAll(1, "t", "a")
+	c.want("PUBLISH 1 up/t a #2")
 }

@@ -92,6 +92,8 @@ func explainAnswer(err error) string {
 		return "the upstream closed the connection without an answer to CONNECT: often a client_id or certificate that it does not know"
 	case errors.Is(err, errStalled):
 		return "the upstream has stopped acknowledging although the connection stands"
+	case errors.Is(err, errCanary):
+		return "the upstream has stopped moving messages although the connection stands: the canary does not come back"
 	case errors.Is(err, errNoPong):
 		return "the upstream has fallen silent: no answer to PINGREQ"
 	case errors.Is(err, storage.ErrFailed):

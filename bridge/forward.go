@@ -12,10 +12,6 @@ import (
 )
 
 const (
-	// maxWindow bounds how far what is in flight may spread, in numbers: less than the 65,535 packet identifiers, so
-	// that those just below the oldest are free for SUBSCRIBE.
-	maxWindow = 65000
-
 	// A refusal for the moment pauses forwarding for a random part of pauseMin, doubling up to pauseMax.
 	pauseMin = time.Second
 	pauseMax = time.Minute
@@ -23,44 +19,53 @@ const (
 
 // Causes of drops that a bridge counts itself. A refusal is counted under the name of its reason code.
 const (
-	dropExpired  = "expired"
-	dropTooLarge = "too-large"
-	dropTopic    = "topic-invalid"
-	dropDamaged  = "damaged"
-	dropOffline  = "qos0-offline"
-	dropOverflow = "qos0-overflow"
-	dropRefused  = "down-refused"
-	dropNoRule   = "down-unmatched"
+	dropExpired = "expired"
+	// dropSuperseded is the cause of what a later message on the same topic has replaced, as the rule asks.
+	dropSuperseded = "superseded"
+	dropTooLarge   = "too-large"
+	dropTopic      = "topic-invalid"
+	dropDamaged    = "damaged"
+	dropOffline    = "qos0-offline"
+	dropOverflow   = "qos0-overflow"
+	dropGone       = "no-rule" // queued under rules that are gone
+	dropRefused    = "down-refused"
+	dropNoRule     = "down-unmatched"
 )
-
-// packetID returns the packet identifier of the message with number n.
-func packetID(n uint64) uint16 { return uint16(n%65535) + 1 }
 
 // flight is a packet identifier in use towards the upstream.
 type flight struct {
-	n      uint64
-	expect packet.Type // PUBACK, PUBREC or PUBCOMP; SUBACK; PUBREL: ours waits for the disk
+	lane    *lane // nil: SUBSCRIBE
+	n       uint64
+	expect  packet.Type // PUBACK, PUBREC or PUBCOMP; SUBACK; PUBREL: ours waits for the disk
+	arrived int64       // Unix ms
+	message []byte      // until PUBREC, should it be refused; nil beyond maxAtHand
+	open    bool        // not in flight now, but its QoS 2 exchange may be open at the upstream
+	buried  bool        // it has been dropped, only the exchange goes on
 }
 
-// forwarder sends from the cursor to the upstream and keeps the account of what is in flight. It lives as long as Run
+// forwarder sends from the lanes to the upstream and keeps the account of what is in flight. It lives as long as Run
 // does, so that the account spans connections. Owned by Run.
 type forwarder struct {
 	// Constant.
-	cursor   *storage.Cursor
+	lanes    []*lane // in the order in which they are served
 	rules    topicMap
 	safety   *safety
 	accounts *accounts
+	letters  *letters
 
 	flights  map[uint16]flight
-	order    []uint64 // numbers sent on this link, ascending; those done go when they come to the front
-	released []uint64 // the same for those that were released before this link
 	messages int      // of flights, those that count against the receive maximum
-	sentHigh uint64   // numbers up to this one may have been sent in the present session of the upstream
-	dupHigh  uint64   // of those, the highest that can be unacknowledged: sent with DUP
-	first    bool     // nothing has been pulled on this link
+	atHand   int      // bytes of messages in flights
+	buffers  [][]byte // for copies of messages, not in use
 
-	held    storage.Entry // next to be sent, when holding
-	holding bool
+	turn     int // messages sent, and tried to; see fairness
+	suspects int // see blame
+
+	resent    uint64 // transmissions that were repetitions
+	lateUntil int64  // Unix ms; what came before counts as late; 0: nothing does
+	late      uint64 // acknowledged messages that did, since somebody asked
+	replay    replay
+	stamps    *stamps
 
 	received storage.Seq // of the last Received: PUBREL of a former link waits for it
 
@@ -73,117 +78,152 @@ type forwarder struct {
 	topic   []byte         // scratch
 }
 
-func newForwarder(cursor *storage.Cursor, rules topicMap, s *safety, a *accounts) *forwarder {
-	return &forwarder{cursor: cursor, rules: rules, safety: s, accounts: a,
-		flights: map[uint16]flight{}, sentHigh: cursor.Recovered()}
+func newForwarder(lanes []*lane, b *Bridge) *forwarder {
+	return &forwarder{lanes: lanes, rules: b.up, safety: b.safety, accounts: b.accounts, letters: b.letters, stamps: &b.stamps,
+		replay: newReplay(b.cfg.Replay), flights: map[uint16]flight{}}
 }
 
 // resume begins a link. It waits for the disk when messages were received on the link before and that is not durable
 // yet; the error is that of the store or ctx.
 func (f *forwarder) resume(ctx context.Context, l *link) error {
 	clear(f.flights)
-	f.order, f.released, f.messages, f.holding, f.refused, f.pause = f.order[:0], nil, 0, false, false, 0
-	f.first = true
+	f.messages, f.atHand, f.buffers, f.refused, f.pause = 0, 0, nil, false, 0
 	if err := f.safety.log.WaitSafe(ctx, f.received); err != nil {
 		return fmt.Errorf("bridge: wait for the store: %w", err)
 	}
-	for _, n := range f.cursor.Released() {
+	for _, a := range f.lanes {
 		if !l.peer.sessionPresent {
-			// The upstream has the message, its PUBREC said so, and has forgotten the exchange: it is finished.
-			f.accounts.forwarded.Add(1)
-			f.cursor.Ack(n)
-			continue
+			a.sentHigh = 0
 		}
-		f.depart(l, n, packet.PUBCOMP)
-		f.released = append(f.released, n)
-		l.ack(packet.PUBREL, packetID(n), packet.ReasonSuccess) // [MQTT-4.4.0-1]
+		a.rewind()
+		f.release(l, a)
 	}
-	if !l.peer.sessionPresent {
-		f.sentHigh = 0
-	}
-	f.cursor.Rewind()
 	return nil
 }
 
-// depart notes that the upstream has to answer for n.
-func (f *forwarder) depart(l *link, n uint64, expect packet.Type) {
-	f.flights[packetID(n)] = flight{n, expect}
+// end ends a link. What was in flight may be superseded now, as far as that is safe.
+func (f *forwarder) end() {
+	for _, a := range f.lanes {
+		if a.order == latest {
+			a.rewind()
+		}
+	}
+}
+
+// release takes up the exchanges of a lane that have come as far as PUBREL.
+func (f *forwarder) release(l *link, a *lane) {
+	for _, n := range a.cursor.Released() {
+		if !l.peer.sessionPresent {
+			// The upstream has the message, its PUBREC said so, and has forgotten the exchange: it is finished.
+			f.delivered(&flight{})
+			a.cursor.Ack(n)
+			continue
+		}
+		f.depart(l, flight{lane: a, n: n, expect: packet.PUBCOMP})
+		a.released = append(a.released, n)
+		l.ack(packet.PUBREL, a.packetID(n), packet.ReasonSuccess) // [MQTT-4.4.0-1]
+	}
+}
+
+// depart notes that the upstream has to answer for g.
+func (f *forwarder) depart(l *link, g flight) {
+	g.open = false
+	g.message = f.retain(g.message)
+	f.flights[g.lane.packetID(g.n)] = g
 	f.messages++
 	l.expect()
 }
 
 // arrive ends the flight of a message.
 func (f *forwarder) arrive(id uint16) {
+	f.letGo(f.flights[id].message)
 	delete(f.flights, id)
 	f.messages--
 }
 
-// oldest returns the lowest number in flight.
-func (f *forwarder) oldest() (uint64, bool) {
-	n, ok := f.front(&f.order)
-	if m, also := f.front(&f.released); also && (!ok || m < n) {
+// oldest returns the lowest number of a lane in flight.
+func (f *forwarder) oldest(a *lane) (uint64, bool) {
+	n, ok := f.front(a, &a.flown)
+	if m, also := f.front(a, &a.released); also && (!ok || m < n) {
 		return m, true
 	}
 	return n, ok
 }
 
 // front returns the first of list that is still in flight and removes those before it.
-func (f *forwarder) front(list *[]uint64) (uint64, bool) {
+func (f *forwarder) front(a *lane, list *[]uint64) (uint64, bool) {
 	for ; len(*list) > 0; *list = (*list)[1:] {
 		n := (*list)[0]
-		if g, ok := f.flights[packetID(n)]; ok && g.n == n && g.expect != packet.SUBACK {
+		if g, ok := f.flights[a.packetID(n)]; ok && g.n == n {
 			return n, true
 		}
 	}
 	return 0, false
 }
 
-// freeIDs returns count packet identifiers that no message uses now or in this session's past that is open: those just
-// below the oldest.
-func (f *forwarder) freeIDs(count int) []uint16 {
-	base, ok := f.oldest()
-	if !f.holding {
-		f.held, f.holding = f.cursor.Next()
-	}
-	if f.holding && (!ok || f.held.N < base) {
-		base, ok = f.held.N, true
-	}
-	if !ok {
-		base = f.sentHigh + 1
-	}
-	ids := make([]uint16, 0, count)
-	for n := base + 65535 - 1; len(ids) < count; n-- {
-		if _, used := f.flights[packetID(n)]; !used {
-			ids = append(ids, packetID(n))
-		}
-	}
-	return ids
-}
+// fairness is how many messages go for one that a lane may send out of its turn: each lane has one of them in turn, so
+// that none is starved by those before it.
+const fairness = 16
 
-// pull gathers messages until the receive maximum is reached, the batch is full, or nothing is left.
+// pull gathers messages until the receive maximum is reached, the batch is full, or nothing is left that may go now.
 func (f *forwarder) pull(l *link) {
 	if f.refused && !f.restart(l) {
 		return
 	}
-	for f.messages < l.peer.window && len(l.gathering) < fullBatch {
-		if !f.holding {
-			if f.held, f.holding = f.cursor.Next(); !f.holding {
-				return
-			}
-		}
-		n := f.held.N
-		if f.first {
-			f.first, f.dupHigh = false, min(f.sentHigh, n+maxWindow-1)
-		}
-		if _, used := f.flights[packetID(n)]; used {
-			return // never two in flight with the same packet identifier [MQTT-2.2.1-3]
-		}
-		if oldest, ok := f.oldest(); ok && n >= oldest+maxWindow {
-			return
-		}
-		f.send(l, &f.held)
-		f.holding, f.held = false, storage.Entry{}
+	f.replay.blocked = false
+	for _, a := range f.lanes {
+		a.dry = false
 	}
+	for f.mayFly(l) && len(l.gathering) < fullBatch && f.sendOne(l) {
+	}
+}
+
+// mayFly reports whether one more message may be in flight.
+func (f *forwarder) mayFly(l *link) bool {
+	if f.suspects > 0 {
+		return l.due == 0 // one at a time, see blame
+	}
+	return f.messages < l.peer.window
+}
+
+// sendOne sends the next message, that of the first lane that has one. false: none may go now.
+func (f *forwarder) sendOne(l *link) bool {
+	if f.turn++; f.turn%fairness == 0 && f.sendFrom(l, f.lanes[f.turn/fairness%len(f.lanes)]) {
+		return true
+	}
+	for _, a := range f.lanes {
+		if f.sendFrom(l, a) {
+			return true
+		}
+	}
+	return false
+}
+
+// sendFrom sends the next message of a lane. false: it has none that may go now.
+func (f *forwarder) sendFrom(l *link, a *lane) bool {
+	if a.dry {
+		return false
+	}
+	a.dry = true
+	e, ok := a.peek()
+	if !ok {
+		return false
+	}
+	if oldest, ok := f.oldest(a); ok && e.N >= oldest+maxWindow {
+		return false // never two in flight with the same packet identifier [MQTT-2.2.1-3]
+	}
+	aged := a.aged(e, l.now)
+	if aged && !f.replay.allows(l.now) {
+		return false
+	}
+	a.dry = false
+	before := len(l.gathering)
+	f.send(l, a, e)
+	if aged {
+		f.replay.spend(len(l.gathering) - before)
+	}
+	a.advance()
+	return true
 }
 
 // restart ends the pause after a refusal, once everything in flight has been answered and the time has come.
@@ -191,72 +231,90 @@ func (f *forwarder) restart(l *link) bool {
 	if f.messages > 0 || l.now.Before(f.until) {
 		return false
 	}
-	// Nothing is open in the session: what was refused begins a new exchange.
-	f.refused, f.sentHigh, f.dupHigh, f.order = false, 0, 0, f.order[:0]
-	f.holding, f.held = false, storage.Entry{}
-	f.cursor.Rewind()
+	f.refused = false
+	for _, a := range f.lanes {
+		a.sentHigh = 0 // Nothing is open in the session: what was refused begins a new exchange.
+		a.rewind()
+	}
 	return true
 }
 
 // send gathers one message or drops it.
-func (f *forwarder) send(l *link, e *storage.Entry) {
+func (f *forwarder) send(l *link, a *lane, e *storage.Entry) {
 	p := &f.publish
+	g := flight{lane: a, n: e.N, arrived: e.Time, message: e.Message, open: a.bound(e)}
 	frame, _, err := packet.Next(e.Message, packet.V5, 0)
 	if err == nil {
 		err = p.Decode(frame, packet.V5)
 	}
 	if err != nil {
-		f.drop(dropDamaged, e.N, nil)
+		f.bury(l, dropDamaged, nil, &g)
 		return
 	}
-	again := e.N <= f.dupHigh
-	if !f.address(l, e) || !f.inTime(l, e, again) {
+	r := f.address(l, &g)
+	if r == nil || !f.inTime(l, a, e, r) {
 		return
 	}
 	p.QoS = min(e.Options&3, l.peer.maxQoS) // [MQTT-3.2.2-11]
-	p.Dup = again && p.QoS > 0              // [MQTT-3.3.1-1], [MQTT-3.3.1-2]
+	p.Dup = a.repeated(e.N) && p.QoS > 0    // [MQTT-3.3.1-1], [MQTT-3.3.1-2]
 	p.PacketID = 0
 	if p.QoS > 0 {
-		p.PacketID = packetID(e.N)
+		p.PacketID = a.packetID(e.N)
 	}
-	if packet.PublishSize(p, l.peer.version) > l.peer.maxPacket {
-		f.drop(dropTooLarge, e.N, p.Topic) // [MQTT-3.2.2-15]
+	f.stamps.on(p, a.slot(), e.N, e.Time)
+	size := packet.PublishSize(p, l.peer.version)
+	if size > l.peer.maxPacket {
+		f.bury(l, dropTooLarge, fmt.Appendf(nil, "the upstream takes %d bytes", l.peer.maxPacket), &g) // [MQTT-3.2.2-15]
 		return
+	}
+	if !p.Dup {
+		l.alias(p, size)
 	}
 	l.gathering = p.Append(l.gathering, l.peer.version)
 	switch p.QoS {
 	case 0:
 		// The upstream offers no better: nothing will tell whether it arrived.
-		f.accounts.forwarded.Add(1)
-		f.cursor.Ack(e.N)
+		f.delivered(&g)
+		a.cursor.Ack(e.N)
 		return
 	case 1:
-		f.depart(l, e.N, packet.PUBACK)
+		g.expect = packet.PUBACK
 	case 2:
-		f.depart(l, e.N, packet.PUBREC)
+		g.expect = packet.PUBREC
 	}
-	f.order = append(f.order, e.N)
-	f.sentHigh = max(f.sentHigh, e.N)
+	if p.Dup {
+		f.resent++
+	}
+	f.depart(l, g)
+	a.sent(e.N)
 }
 
-// address maps the topic and the retain flag, or lets go of the message.
-func (f *forwarder) address(l *link, e *storage.Entry) bool {
+// delivered counts a message that the upstream has.
+func (f *forwarder) delivered(g *flight) {
+	f.cleared()
+	f.accounts.forwarded.Add(1)
+	if g.arrived < f.lateUntil {
+		f.late++
+	}
+}
+
+// address maps the topic and the retain flag and returns the rule, or lets go of the message and returns nil.
+func (f *forwarder) address(l *link, g *flight) *rule {
 	p := &f.publish
-	local := p.Topic
-	mappedTo, r, v := f.rules.apply(f.topic[:0], local)
+	mappedTo, r, v := f.rules.apply(f.topic[:0], p.Topic)
 	f.topic = mappedTo
 	switch v {
 	case unmatched:
-		f.cursor.Ack(e.N) // excluded, or queued by rules that are gone
-		return false
+		f.bury(l, dropGone, nil, g)
+		return nil
 	case unusable:
-		f.drop(dropTopic, e.N, local)
-		return false
+		f.bury(l, dropTopic, nil, g)
+		return nil
 	}
 	p.Topic = mappedTo
 	p.Retain = r.retained(p.Retain) && l.peer.retain // [MQTT-3.2.2-14]
 	p.TopicAlias, p.SubscriptionIDs = 0, nil         // [MQTT-3.3.4-6]
-	return true
+	return r
 }
 
 // retained applies the rule's retain policy.
@@ -270,9 +328,12 @@ func (r *rule) retained(published bool) bool {
 	return published
 }
 
-// inTime counts the message's expiry down, or drops it when it has passed.
-func (f *forwarder) inTime(l *link, e *storage.Entry, again bool) bool {
+// inTime counts the message's expiry down, or that of its rule if it is less, or drops it when it has passed.
+func (f *forwarder) inTime(l *link, a *lane, e *storage.Entry, r *rule) bool {
 	p := &f.publish
+	if r.expiry > 0 && (!p.HasExpiry || p.Expiry > r.expiry) {
+		p.HasExpiry, p.Expiry = true, r.expiry
+	}
 	if !p.HasExpiry {
 		return true
 	}
@@ -281,19 +342,13 @@ func (f *forwarder) inTime(l *link, e *storage.Entry, again bool) bool {
 		p.Expiry -= uint32(waited) // [MQTT-3.3.2-6]
 		return true
 	}
-	if again && e.Options&3 == 2 {
-		// The exchange may be half way: it must end, or the upstream would take a later message with this packet
-		// identifier for a repetition.
+	if a.bound(e) {
 		p.Expiry = 1
 		return true
 	}
-	f.drop(dropExpired, e.N, p.Topic) // [MQTT-3.3.2-5]
+	a.cursor.Drop(dropExpired, e.N) // [MQTT-3.3.2-5]
+	f.accounts.example(dropExpired, p.Topic)
 	return false
-}
-
-func (f *forwarder) drop(cause string, n uint64, topic []byte) {
-	f.cursor.Drop(cause, n)
-	f.accounts.example(cause, topic)
 }
 
 // sendLive gathers the QoS 0 messages in batch.
@@ -319,10 +374,13 @@ func (f *forwarder) sendLive(l *link, batch []byte) {
 			continue
 		}
 		p.Topic, p.Retain = to, r.retained(p.Retain) && l.peer.retain
-		if packet.PublishSize(p, l.peer.version) > l.peer.maxPacket {
+		f.stamps.on(p, 0, 0, l.now.UnixMilli())
+		size := packet.PublishSize(p, l.peer.version)
+		if size > l.peer.maxPacket {
 			f.accounts.drop(dropTooLarge, local)
 			continue
 		}
+		l.alias(p, size)
 		l.gathering = p.Append(l.gathering, l.peer.version)
 		f.accounts.forwarded.Add(1)
 	}
@@ -351,17 +409,25 @@ func (f *forwarder) onAck(l *link, a *packet.Ack) error {
 	}
 	f.pause = 0
 	if a.Type == packet.PUBREC {
-		seq := f.cursor.Received(g.n)
-		f.received = max(f.received, seq)
-		f.flights[a.PacketID] = flight{g.n, packet.PUBREL}
-		f.safety.add(promise{seq: seq, kind: release, id: a.PacketID, n: g.n})
+		f.letGo(g.message)
+		f.awaitRelease(&g)
 		return nil
 	}
 	// PUBCOMP with "Packet Identifier not found" ends the exchange as well.
-	f.accounts.forwarded.Add(1)
-	f.cursor.Ack(g.n)
+	if !g.buried {
+		f.delivered(&g)
+	}
+	g.lane.cursor.Ack(g.n)
 	f.arrive(a.PacketID)
 	return nil
+}
+
+// awaitRelease notes durably that the upstream has g; PUBREL follows when that is so (D2).
+func (f *forwarder) awaitRelease(g *flight) {
+	seq, id := g.lane.cursor.Received(g.n), g.lane.packetID(g.n)
+	f.received = max(f.received, seq)
+	f.flights[id] = flight{lane: g.lane, n: g.n, arrived: g.arrived, expect: packet.PUBREL, buried: g.buried}
+	f.safety.add(promise{seq: seq, kind: release, id: id, n: g.n})
 }
 
 // onStray takes an acknowledgement of nothing. A PUBREC must be led to its end, or the upstream keeps the packet
@@ -377,8 +443,8 @@ func (f *forwarder) onStray(l *link, a *packet.Ack) error {
 func (f *forwarder) onRefusal(l *link, g flight, a *packet.Ack) {
 	f.arrive(a.PacketID)
 	if !passing(a.Reason) {
-		f.cursor.Drop(causeOf(a.Reason), g.n)
-		f.accounts.example(causeOf(a.Reason), a.ReasonString)
+		f.bury(l, causeOf(a.Reason), a.ReasonString, &g)
+		f.cleared()
 		return
 	}
 	if !f.refused {
@@ -410,7 +476,7 @@ func (f *forwarder) keep(l *link, p promise) {
 	if !ok || g.n != p.n || g.expect != packet.PUBREL {
 		return
 	}
-	f.flights[p.id] = flight{g.n, packet.PUBCOMP}
+	f.flights[p.id] = flight{lane: g.lane, n: g.n, arrived: g.arrived, expect: packet.PUBCOMP, buried: g.buried}
 	l.expect()
 	l.ack(packet.PUBREL, p.id, packet.ReasonSuccess)
 }

@@ -53,8 +53,8 @@ func FuzzUpstream(f *testing.F) {
 		broker.sendAll(1, "t", "x")
 		broker.sendAll(1, "t", "y")
 		b.safety = newSafety(log)
-		b.forward = newForwarder(broker.cursor, b.up, b.safety, b.accounts)
 		b.down.safety, b.down.inbound, b.down.subscribed = b.safety, map[uint16]*inboundID{}, false
+		b.forward = newForwarder(*b.lanes.Load(), b)
 		now := time.Now()
 		l := &link{conn: &conn{peer: peer{version: packet.V5, window: 100, maxPacket: packet.MaxPacket, maxQoS: 2, retain: true, keepAlive: time.Minute}}, now: now}
 		if err := b.forward.resume(t.Context(), l); err != nil {
@@ -74,13 +74,14 @@ func FuzzUpstream(f *testing.F) {
 			t.Fatalf("%d bytes brought %d of answers", len(input), grown)
 		}
 		for id, g := range b.forward.flights {
-			if g.expect != packet.SUBACK && packetID(g.n) != id {
+			if g.lane != nil && g.lane.packetID(g.n) != id {
 				t.Fatalf("identifier %d is used for message %d", id, g.n)
 			}
 		}
-		for n, ok := b.forward.oldest(); ok; n, ok = b.forward.oldest() {
+		a := b.forward.lanes[0]
+		for n, ok := b.forward.oldest(a); ok; n, ok = b.forward.oldest(a) {
 			broker.cursor.Ack(n)
-			b.forward.arrive(packetID(n))
+			b.forward.arrive(a.packetID(n))
 		}
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -31,20 +32,46 @@ type localBroker struct {
 	refuse  func(m *Message) error
 	hold    bool // keep done instead of calling it
 	held    []func()
-	cursor  *storage.Cursor
+	cursor  *storage.Cursor // of the queue without a name
+	cursors []*storage.Cursor
+	at      Attachment
+	resorts int
 	live    func(*packet.Publish)
-	filters []Filter
-	name    string
 }
 
 func newLocalBroker(t testing.TB, log *storage.Log) *localBroker {
 	return &localBroker{t: t, log: log, changed: make(chan struct{})}
 }
 
-func (b *localBroker) Attach(name string, limits storage.Limits, filters []Filter, live func(*packet.Publish)) (*storage.Cursor, error) {
-	c, _, err := b.log.OpenConsumer(name, limits)
-	b.cursor, b.live, b.filters, b.name = c, live, filters, name
-	return c, err
+func (b *localBroker) Attach(a Attachment) ([]*storage.Cursor, error) {
+	var cursors []*storage.Cursor
+	for _, queue := range append([]string{""}, a.Queues...) {
+		c, _, err := b.log.OpenConsumer(strings.TrimSuffix(a.Name+"#"+queue, "#"), a.Limits)
+		if err != nil {
+			return nil, err
+		}
+		cursors = append(cursors, c)
+	}
+	b.at, b.cursor, b.cursors, b.live = a, cursors[0], cursors, a.Live
+	return cursors, nil
+}
+
+func (b *localBroker) Queues(name string) []string {
+	var queues []string
+	for _, c := range b.log.Consumers() {
+		if queue, ok := strings.CutPrefix(c, name+"#"); ok {
+			queues = append(queues, queue)
+		}
+	}
+	return queues
+}
+
+// Resort has nothing to forget: send asks every time.
+func (b *localBroker) Resort() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.resorts++
+	b.notify()
 }
 
 func (b *localBroker) Publish(m *Message, done func(error)) {
@@ -176,8 +203,13 @@ func (b *localBroker) send(p packet.Publish) {
 
 func (b *localBroker) sendAt(p packet.Publish, at time.Time) {
 	p.PacketID = 1
+	place := b.at.Place(p.Topic)
+	if place.Not {
+		return
+	}
+	qos := min(max(p.QoS, place.Lift), place.MaxQoS)
 	_, err := b.log.Append(&storage.Record{Time: at.UnixMilli(), Message: p.Append(nil, packet.V5),
-		Deliveries: []storage.Delivery{{Consumer: b.cursor.ID(), Options: p.QoS, Hold: p.QoS == 2}}})
+		Deliveries: []storage.Delivery{{Consumer: b.cursors[place.Queue].ID(), Options: qos, Hold: qos == 2}}})
 	if err != nil {
 		panic(err)
 	}
@@ -351,9 +383,12 @@ type upstream struct {
 	listener net.Listener
 }
 
-func newUpstream(t *testing.T) *upstream {
+func newUpstream(t *testing.T) *upstream { return newUpstreamAt(t, "127.0.0.1:0") }
+
+// newUpstreamAt brings an upstream back that was closed.
+func newUpstreamAt(t *testing.T, address string) *upstream {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -472,6 +507,22 @@ func (c *peerConn) want(packets ...string) {
 		if got := describe(f, c.v); got != want {
 			c.t.Fatalf("got %s, want %s", got, want)
 		}
+	}
+}
+
+// wantAnyOrder reads packets that must be these.
+func (c *peerConn) wantAnyOrder(packets ...string) {
+	c.t.Helper()
+	for rest := slices.Clone(packets); len(rest) > 0; {
+		f, err := c.next()
+		if err != nil {
+			c.t.Fatalf("waiting for %q: %v", rest, err)
+		}
+		i := slices.Index(rest, describe(f, c.v))
+		if i < 0 {
+			c.t.Fatalf("got %s, want one of %q", describe(f, c.v), rest)
+		}
+		rest = slices.Delete(rest, i, i+1)
 	}
 }
 

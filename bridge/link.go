@@ -23,6 +23,8 @@ type link struct {
 	gathering []byte    // output of this round, and what the writer has not taken yet
 	spare     []byte    // an empty buffer
 
+	aliases map[string]uint16 // of topics; see alias
+
 	sent     time.Time // last output given to the writer
 	heard    time.Time // last input
 	pinged   time.Time // PINGREQ that has not been answered; zero: none

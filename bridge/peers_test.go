@@ -136,3 +136,30 @@ func awaitPort(t *testing.T, port int) {
 		}
 	}
 }
+
+// TestMosquittoDoesNotEchoToBridges: with 5.0 by no-local, with 3.1.1 by the bridge bit.
+func TestMosquittoDoesNotEchoToBridges(t *testing.T) {
+	port := freePort(t)
+	configuredMosquitto(t, fmt.Sprintf("listener %d 127.0.0.1\nallow_anonymous true\n", port))
+	awaitPort(t, port)
+	address := fmt.Sprintf("mqtt://127.0.0.1:%d", port)
+	for d, protocol := range map[dialect]string{speak5: "5.0", speak3AsBridge: "3.1.1"} {
+		t.Run(protocol, func(t *testing.T) {
+			g := newGateway(t, address, func(c *Config) {
+				c.ClientID = "gw-" + protocol
+				c.Down = []DownRule{{Filter: "up/#", Topic: "echo/{topic}"}}
+			}, func(b *Bridge) { b.dialects[address] = d })
+			g.awaitStatus("up", func(s Status) bool { return s.State == Up && s.Protocol == protocol })
+			g.broker.sendAll(1, "t", "a")
+			g.awaitStatus("one forwarded", func(s Status) bool { return s.Forwarded == 1 })
+			// What another client sends comes down; what came before it would have come first.
+			if out, err := exec.Command("mosquitto_pub", "-p", fmt.Sprint(port), "-q", "1", "-t", "up/other", "-m", "b").CombinedOutput(); err != nil {
+				t.Skipf("mosquitto_pub: %v: %s", err, out)
+			}
+			g.broker.awaitMessages(1)
+			if got := g.broker.messages(); len(got) != 1 || got[0] != "echo/up/other b" {
+				t.Errorf("came down: %q", got)
+			}
+		})
+	}
+}

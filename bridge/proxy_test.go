@@ -209,7 +209,7 @@ func TestBrokenProxies(t *testing.T) {
 		{"silence", "socks5", "", "it closed the connection instead of answering"},
 		{"not a proxy", "http", "SSH-2.0-x\r\n\r\n", "its answer is not HTTP"},
 		{"not a proxy", "socks5", "HTTP/1.1 400 Bad Request\r\n\r\n", "unexpected protocol version 72"},
-		{"endless head", "http", "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 2*maxHTTPHead), "it closed the connection instead of answering"},
+		{"endless head", "http", "HTTP/1.1 200 OK\r\nX: ", "it closed the connection instead of answering"},
 		{"talks on", "http", "HTTP/1.1 200 OK\r\n\r\n\x20\x03\x00\x00\x00", "it says more than that the way is open"},
 		{"hangs", "http", "hang", "no answer in time"},
 		{"hangs", "socks5", "hang", "no answer in time"},
@@ -222,6 +222,11 @@ func TestBrokenProxies(t *testing.T) {
 					nc.Read(make([]byte, 4096)) // until the bridge gives up
 				} else {
 					io.WriteString(nc, c.answer)
+				}
+				for more := strings.Repeat("x", 4096); c.name == "endless head"; {
+					if _, err := io.WriteString(nc, more); err != nil {
+						break
+					}
 				}
 				nc.Close()
 			}, u)

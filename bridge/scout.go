@@ -130,9 +130,9 @@ func (b *Bridge) scoutFailed(l *link, err error) {
 	b.reportOnce("a second connection failed, the present one goes on", "for", reason, "why", explain(err))
 }
 
-// successor returns the connection that takes the place of one that ended with err, or nil. When it returns there is no
+// takeover returns the connection that takes the place of one that ended with err, or nil. When it returns there is no
 // scout any more.
-func (b *Bridge) successor(ctx context.Context, err error) *conn {
+func (b *Bridge) takeover(ctx context.Context, err error) *conn {
 	s := b.scout
 	if s == nil {
 		return nil

@@ -1,12 +1,16 @@
 package bridge
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"forebay/broker/packet"
@@ -15,7 +19,7 @@ import (
 // impatient makes a bridge look for a reason to try a second connection all the time, and never reconnect otherwise.
 func impatient(b *Bridge) {
 	b.patience.watch, b.patience.retry = 10*time.Millisecond, 20*time.Millisecond
-	b.cfg.Failback = 50 * time.Millisecond
+	b.cfg.Failback, b.patience.goodbye = 50*time.Millisecond, 50*time.Millisecond
 }
 
 func noReconnect(c *Config) { c.Reconnect = ReconnectConfig{Min: time.Hour, Max: time.Hour} }
@@ -101,6 +105,7 @@ func TestServerEndsTheOldConnectionFirst(t *testing.T) {
 			c.wantPassword("second")
 			if farewell == "DISCONNECT" {
 				first.send((&packet.Disconnect{Reason: packet.ReasonSessionTakenOver}).Append(nil, c.v))
+				first.wantEnd() // it has noticed, and waits for the other one
 			}
 			first.net.Close()
 			c.connack(packet.Connack{SessionPresent: true})
@@ -112,18 +117,56 @@ func TestServerEndsTheOldConnectionFirst(t *testing.T) {
 	}
 }
 
+// TestOnlyATakeoverIsWaitedFor: a second connection that is half way is given up when the first one broke for a reason of
+// its own, and waited for, a little, when the server may have ended the first for its sake.
+func TestOnlyATakeoverIsWaitedFor(t *testing.T) {
+	for _, c := range []struct {
+		err   error
+		after time.Duration // until the result, unless it is cancelled
+		found bool
+		took  time.Duration
+	}{
+		{&goneError{reason: packet.ReasonSessionTakenOver}, time.Second, true, time.Second},
+		{io.EOF, time.Second, true, time.Second},
+		{io.EOF, time.Minute, false, takeoverTime},
+		{errStalled, time.Second, false, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			s := &scout{reason: newCredentials, cancel: cancel, result: make(chan scouted, 1)}
+			go func() {
+				select {
+				case <-time.After(c.after):
+					s.result <- scouted{conn: &conn{}}
+				case <-ctx.Done():
+					s.result <- scouted{err: ctx.Err()}
+				}
+			}()
+			b := &Bridge{scout: s, log: slog.New(slog.DiscardHandler)}
+			began := time.Now()
+			got := b.takeover(t.Context(), c.err)
+			if took := time.Since(began); (got != nil) != c.found || took != c.took || b.scout != nil {
+				t.Errorf("after %v: connection %v in %s, want %v in %s", c.err, got != nil, took, c.found, c.took)
+			}
+		})
+	}
+}
+
 func TestTouchedFileBringsNoSecondConnection(t *testing.T) {
 	u := newUpstream(t)
-	file, write := passwordFile(t)
-	g := newGateway(t, u.address(), func(c *Config) { c.Username, c.PasswordFile = "gw", file }, impatient)
-	first := u.welcome(false, none)
+	file, _ := passwordFile(t)
+	g := newGateway(t, u.address(), func(c *Config) { c.Username, c.PasswordFile = "gw", file }, nil)
+	u.welcome(false, none)
 	g.awaitStatus("up", func(s Status) bool { return s.State == Up })
-	if err := os.Chtimes(file, time.Time{}, time.Now().Add(time.Hour)); err != nil {
+	g.stop()
+	shown, err := g.bridge.identify(t.Context(), nil)
+	if err != nil {
 		t.Fatal(err)
 	}
-	first.wantNothing()
-	write("second")
-	u.accept().wantPassword("second") // the first connection since
+	g.bridge.scoutFor(t.Context(), newCredentials, 0, shown)
+	if r := <-g.bridge.scout.result; r.conn != nil || r.err != nil {
+		t.Errorf("connection %v, error %v; want nothing to do", r.conn, r.err)
+	}
 }
 
 func TestWrongPasswordDoesNotCutTheGatewayOff(t *testing.T) {

@@ -15,11 +15,11 @@ func (b *Bridge) serve(ctx context.Context, c *conn) error {
 	l := &link{conn: c, now: now, sent: now, heard: now}
 	err := b.resume(ctx, l)
 	if err == nil {
-		b.live.setOpen(true)
-		b.cursor.Load().SetLive(true)
+		b.setLinked(true)
 		err = b.rounds(ctx, l)
-		b.cursor.Load().SetLive(false)
-		b.live.setOpen(false)
+		b.setLinked(false)
+		b.forward.blame(l, err)
+		b.forward.end()
 	}
 	var broken *brokenError
 	var malformed *packet.Error
@@ -40,18 +40,32 @@ func (b *Bridge) resume(ctx context.Context, l *link) error {
 	if err := b.down.resume(ctx, l, b.settled); err != nil {
 		return err
 	}
+	if err := b.stamps.prepare(ctx, b.env.Log, b.cfg.Name); err != nil {
+		return err
+	}
 	if err := b.forward.resume(ctx, l); err != nil {
 		return err
 	}
-	b.down.subscribe(l, b.forward)
+	b.reportRefused(b.down.subscribe(l, b.forward))
+	b.canary.begin(l, b.forward)
 	b.box.at(l.address.text, l.peer.version.String())
 	session := "new"
 	if l.peer.sessionPresent {
 		session = "resumed"
 	}
 	b.log.Info("connected to the upstream", "address", l.address.text, "protocol", l.peer.version, "session", session,
-		"backlog", b.cursor.Load().Stats().Count, "away", time.Since(b.lostAt).Round(time.Second))
+		"backlog", b.queueStats().Count, "away", time.Since(b.lostAt).Round(time.Second))
+	b.outageEnds(l.now)
+	b.meter.begin()
+	b.lookAt = l.now // the backlog, as it is now, is what the ETA is reckoned from
 	return nil
+}
+
+// reportRefused logs the subscriptions that the upstream does not grant.
+func (b *Bridge) reportRefused(filters []string) {
+	for _, why := range filters {
+		b.log.Warn("the upstream refuses a subscription: nothing comes down through it", "filter", why)
+	}
 }
 
 // rounds is the life of a link: gather what can be sent, then wait for whatever comes first. It returns nil when ctx
@@ -122,6 +136,11 @@ func (b *Bridge) check(ctx context.Context, l *link) error {
 	if l.due > 0 && l.now.Sub(l.progress) >= b.patience.ack {
 		return errStalled
 	}
+	if b.forward.suspects == 0 {
+		if err := b.canary.beat(l); err != nil {
+			return err
+		}
+	}
 	b.judge(l)
 	b.reportRefusal(l)
 	b.look(l.now)
@@ -135,9 +154,11 @@ func (b *Bridge) gather(l *link) {
 	if len(l.gathering) >= fullBatch {
 		return
 	}
-	batch := b.live.take(b.spare)
-	b.forward.sendLive(l, batch)
-	b.spare = batch[:0]
+	if b.forward.suspects == 0 { // else a message in flight could be blamed for one of these
+		batch := b.live.take(b.spare)
+		b.forward.sendLive(l, batch)
+		b.spare = batch[:0]
+	}
 	b.forward.pull(l)
 }
 
@@ -148,15 +169,26 @@ func (b *Bridge) idle() bool {
 
 // judge decides whether the link deserves to be called up.
 func (b *Bridge) judge(l *link) {
-	if b.suspect && !l.proven && l.due > 0 {
-		return // the last one accepted everything and acknowledged nothing
+	if b.suspect && (l.due > 0 && !l.proven || b.canary.awaited()) {
+		return // the last one accepted everything and moved nothing
 	}
 	b.suspect = b.suspect && !l.proven
-	why := ""
-	if b.forward.refused {
-		why = "the upstream refuses messages for now: " + b.forward.reason.String()
+	if why := b.doubt(l); why != "" {
+		b.setState(Degraded, why)
+		return
 	}
-	b.setState(Up, why)
+	b.setState(Up, "")
+}
+
+// doubt says what is wrong with a link that is up; empty: nothing.
+func (b *Bridge) doubt(l *link) string {
+	switch {
+	case b.forward.refused:
+		return "the upstream refuses messages for now: " + b.forward.reason.String()
+	case l.due > 0 && l.now.Sub(l.progress) >= b.patience.ack/2:
+		return "the upstream is slow to acknowledge"
+	}
+	return b.canary.doubt()
 }
 
 // reportRefusal logs the beginning and the end of pauses that the upstream asked for. They are over when it has
@@ -177,9 +209,18 @@ func (b *Bridge) nextDue(l *link, leaveAt time.Time) time.Time {
 	next := earlier(earlier(b.lookAt, b.watch.at), l.nextProbe(b.patience.ping))
 	if l.due > 0 {
 		next = earlier(next, l.progress.Add(b.patience.ack))
+		if half := l.progress.Add(b.patience.ack / 2); half.After(l.now) {
+			next = earlier(next, half)
+		}
+	}
+	if due := b.canary.due(); !due.IsZero() && b.forward.suspects == 0 {
+		next = earlier(next, due)
 	}
 	if b.forward.refused && b.forward.messages == 0 {
 		next = earlier(next, b.forward.until)
+	}
+	if b.forward.replay.blocked {
+		next = earlier(next, b.forward.replay.due())
 	}
 	if !b.down.retry.IsZero() {
 		next = earlier(next, b.down.retry)
@@ -223,11 +264,23 @@ func (b *Bridge) receive(l *link, batch []byte) (int, error) {
 	}
 }
 
+// onPublish takes a message from the upstream. f is valid during the call only.
+func (b *Bridge) onPublish(l *link, f packet.Frame) error {
+	p := &b.down.publish
+	if err := p.Decode(f, l.peer.version); err != nil {
+		return err
+	}
+	if b.canary.caught(l, p) {
+		return nil
+	}
+	return b.down.onPublish(l)
+}
+
 // onPacket takes one packet. f is valid during the call only.
 func (b *Bridge) onPacket(l *link, f packet.Frame) error {
 	switch f.Type() {
 	case packet.PUBLISH:
-		return b.down.onPublish(l, f)
+		return b.onPublish(l, f)
 	case packet.PUBACK, packet.PUBREC, packet.PUBREL, packet.PUBCOMP:
 		a, err := decodeAck(f, l.peer.version)
 		if err != nil {
@@ -242,10 +295,11 @@ func (b *Bridge) onPacket(l *link, f packet.Frame) error {
 		if err := a.Decode(f, l.peer.version); err != nil {
 			return err
 		}
-		refused, err := b.down.onSuback(l, b.forward, &a)
-		for _, why := range refused {
-			b.log.Warn("the upstream refuses a subscription: nothing comes down through it", "filter", why)
+		if a.PacketID == canaryID {
+			return b.canary.onSuback(l, b.forward, &a)
 		}
+		refused, err := b.down.onSuback(l, b.forward, &a)
+		b.reportRefused(refused)
 		return err
 	case packet.PINGRESP:
 		l.pinged = time.Time{}

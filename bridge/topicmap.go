@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"forebay/broker/packet"
 )
@@ -229,7 +230,11 @@ type rule struct {
 	exclude []*filter
 	topic   template
 	qos     byte
+	lift    byte
 	retain  string // keep, drop or force
+	expiry  uint32 // seconds; 0: none
+
+	queue, away int // set by Attach: the queue while the link is there, and while it is not
 }
 
 // topicMap is a list of rules, the first that matches decides. It is constant.
@@ -248,19 +253,26 @@ const (
 // alias it. The rule is nil unless the verdict is mapped or unusable.
 func (m topicMap) apply(dst, topic []byte) ([]byte, *rule, verdict) {
 	var got captures
-	for i := range m {
-		r := &m[i]
-		if !r.filter.match(topic, &got) || r.excludes(topic) {
-			continue
-		}
-		start := len(dst)
-		dst = r.topic.expand(dst, topic, &got)
-		if packet.CheckTopicName(dst[start:]) != nil {
-			return dst[:start], r, unusable
-		}
-		return dst, r, mapped
+	r := m.find(topic, &got)
+	if r == nil {
+		return dst, nil, unmatched
 	}
-	return dst, nil, unmatched
+	start := len(dst)
+	dst = r.topic.expand(dst, topic, &got)
+	if packet.CheckTopicName(dst[start:]) != nil {
+		return dst[:start], r, unusable
+	}
+	return dst, r, mapped
+}
+
+// find returns the first rule that matches, and what its wildcards stood for; nil if there is none.
+func (m topicMap) find(topic []byte, got *captures) *rule {
+	for i := range m {
+		if r := &m[i]; r.filter.match(topic, got) && !r.excludes(topic) {
+			return r
+		}
+	}
+	return nil
 }
 
 func (r *rule) excludes(topic []byte) bool {
@@ -281,7 +293,7 @@ func compileUp(rules []UpRule, site string) (topicMap, error) {
 		if err != nil {
 			return nil, fmt.Errorf("up[%d]: %w", i, err)
 		}
-		c.retain = r.Retain
+		c.retain, c.lift, c.expiry = r.Retain, byte(r.Lift), uint32(min(r.Expiry/time.Second, 1<<32-1))
 		for _, text := range r.Exclude {
 			f, err := compileFilter(text, site)
 			if err != nil {

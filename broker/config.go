@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"forebay/broker/packet"
 )
@@ -57,6 +56,9 @@ type ListenerConfig struct {
 	// are refused; whoever can reach the listener can claim any address.
 	ProxyProtocol bool `mapstructure:"proxy_protocol"`
 
+	// Limits are those of this listener, in the place of the general ones.
+	Limits ListenerLimits `mapstructure:"limits"`
+
 	// Transport is TransportWebSocket, or empty: MQTT as such.
 	Transport string `mapstructure:"transport"`
 
@@ -105,47 +107,12 @@ const (
 	UserFromSANURI    = "san_uri"
 )
 
-// LimitsConfig bounds what clients may take.
-type LimitsConfig struct {
-	// Connections is the number of connections at one time, all listeners together. 1 to 1,000,000. Default 5000.
-	Connections int `mapstructure:"connections"`
-
-	// PacketSize is the largest packet accepted, in bytes. 1 KiB to 256 MiB. Default 1 MiB.
-	PacketSize int64 `mapstructure:"packet_size"`
-
-	// ReceiveMaximum is how many QoS 1 and 2 messages that a 5.0 client has sent may be unacknowledged at one time. It
-	// is told so. 1 to 65,535. Default 100.
-	ReceiveMaximum int `mapstructure:"receive_maximum"`
-
-	// SessionExpiry is the longest time that a session without a connection is kept, in whole seconds. Before 5.0,
-	// where a client cannot say, it is how long a session with clean session 0 is kept. 1 s to 100 years. Default 168h.
-	SessionExpiry time.Duration `mapstructure:"session_expiry"`
-}
-
-const (
-	minPacketSize    = 1 << 10
-	maxConnections   = 1_000_000
-	maxSessionExpiry = 100 * 365 * 24 * time.Hour
-)
-
 // SetDefaults fills the fields that are zero.
 func (c *Config) SetDefaults() {
 	if len(c.Listeners) == 0 {
 		c.Listeners = []ListenerConfig{{Address: "127.0.0.1:1883", Anonymous: true}}
 	}
-	l := &c.Limits
-	if l.Connections == 0 {
-		l.Connections = 5000
-	}
-	if l.PacketSize == 0 {
-		l.PacketSize = 1 << 20
-	}
-	if l.ReceiveMaximum == 0 {
-		l.ReceiveMaximum = 100
-	}
-	if l.SessionExpiry == 0 {
-		l.SessionExpiry = 168 * time.Hour
-	}
+	c.Limits.setDefaults()
 }
 
 // Validate reports every problem with the path of its key. It expects SetDefaults to have been called. Files are not
@@ -169,19 +136,7 @@ func (c *Config) Validate(report func(path, problem string)) {
 	if t := []byte(c.ResponseInformation); len(t) > 0 && (packet.CheckTopicName(t) != nil || t[0] == '$' || len(t) > 1024) {
 		report("response_information", "must be the beginning of a topic, such as replies/%c/, without + and # and not below $")
 	}
-	l := c.Limits
-	if l.Connections < 1 || l.Connections > maxConnections {
-		report("limits.connections", "must be between 1 and 1000000")
-	}
-	if l.PacketSize < minPacketSize || l.PacketSize > packet.MaxPacket {
-		report("limits.packet_size", "must be between 1KiB and 256MiB")
-	}
-	if l.ReceiveMaximum < 1 || l.ReceiveMaximum > 65535 {
-		report("limits.receive_maximum", "must be between 1 and 65535")
-	}
-	if l.SessionExpiry < time.Second || l.SessionExpiry > maxSessionExpiry {
-		report("limits.session_expiry", "must be between 1s and 876000h")
-	}
+	c.Limits.validate(func(key, problem string) { report("limits."+key, problem) })
 }
 
 // validReference judges the form of ServerReference (MQTT 5.0, 4.11).
@@ -231,6 +186,7 @@ func (c *Config) validateListener(l ListenerConfig, report func(key, problem str
 		}
 		t.validateUsers(report)
 	}
+	l.Limits.validate(func(key, problem string) { report("limits."+key, problem) })
 	validateWeb(l, report)
 	if !l.Anonymous && c.PasswordFile == "" && !l.knowsUsers() {
 		report("anonymous", "without password_file nobody can log in here: set password_file, or anonymous: true to let everyone in")

@@ -66,6 +66,13 @@ func TestConfigProblems(t *testing.T) {
 		{"another server", Config{ServerReference: "a.example [::1]:1883 10.0.0.1:8883", ResponseInformation: "replies/%c/"}, nil},
 		{"another server that cannot be", Config{ServerReference: "mqtt://a.example", ResponseInformation: "a/#"}, []string{"server_reference", "response_information"}},
 		{"no port of another server", Config{ServerReference: "a:0", ResponseInformation: "$x"}, []string{"server_reference", "response_information"}},
+		{"limits that cannot be", Config{
+			Listeners: []ListenerConfig{{Address: ":1883", Anonymous: true, Limits: ListenerLimits{Connections: -1, ByteRate: 1}}},
+			Limits: LimitsConfig{ConnectionsPerAddress: -1, ConnectRate: -1, MessageRate: 2_000_000, ByteRate: -5, ConnectTimeout: time.Hour, KeepAlive: 20 * time.Hour,
+				Inflight: 70_000, QueuedMessages: -1, QueuedSize: 1, Subscriptions: -1, TopicLevels: 2000},
+		}, []string{"listeners[0].limits.connections", "listeners[0].limits.byte_rate", "limits.connections_per_address", "limits.connect_rate",
+			"limits.message_rate", "limits.byte_rate", "limits.connect_timeout", "limits.keep_alive", "limits.inflight", "limits.queued_messages",
+			"limits.queued_size", "limits.subscriptions", "limits.topic_levels"}},
 		{"all at once", Config{
 			Listeners: append(listen("x"), ListenerConfig{}),
 			Limits:    LimitsConfig{Connections: -1, PacketSize: 5, ReceiveMaximum: 65536, SessionExpiry: time.Millisecond},

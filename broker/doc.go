@@ -11,7 +11,8 @@
 // # Goroutines
 //
 // [Server.Run] is the loop: one goroutine that owns the core, the listeners and all plain sockets, so that none of
-// them needs a lock. It does not wait for disks, names, passwords or logs. Beside it run, and are gone when Run
+// them needs a lock. It does not wait for disks, names, passwords or logs; the few hashes of a SCRAM exchange are its
+// own. Beside it run, and are gone when Run
 // returns: two that check passwords if there is a password file; one that writes log lines; one that looks for changes of
 // the files of users, access and certificates; and two for each TLS or WebSocket connection, which hand bytes to the loop
 // and take them from it, at most one batch at a time.

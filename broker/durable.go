@@ -9,16 +9,13 @@ import (
 	"forebay/storage"
 )
 
-// What may wait for one session that is away. An abandoned session must not stop the plant: beyond either limit its
-// oldest messages go, counted and logged by the log.
-var sessionLimits = storage.Limits{MaxBytes: 64 << 20, MaxCount: 100_000, WhenFull: storage.DropOldest}
-
 // durableLog gives the core the durable log. It is used by the loop only; notifications come from the log's own
 // goroutines and go through the inbox.
 type durableLog struct {
 	// Constant after construction.
-	log   *storage.Log
-	inbox *inbox
+	log    *storage.Log
+	inbox  *inbox
+	limits storage.Limits // of one session
 
 	// Owned by the loop.
 	record storage.Record // reused by every Append
@@ -26,8 +23,8 @@ type durableLog struct {
 	names  map[string]*durableQueue
 }
 
-func newDurableLog(log *storage.Log, in *inbox) *durableLog {
-	return &durableLog{log: log, inbox: in, queues: map[uint32]*durableQueue{}, names: map[string]*durableQueue{}}
+func newDurableLog(log *storage.Log, in *inbox, limits storage.Limits) *durableLog {
+	return &durableLog{log: log, inbox: in, limits: limits, queues: map[uint32]*durableQueue{}, names: map[string]*durableQueue{}}
 }
 
 func (d *durableLog) Append(r *core.Record) (uint64, error) {
@@ -65,7 +62,7 @@ var tables = [...]struct {
 }
 
 func (d *durableLog) OpenQueue(name string) (core.Queue, uint64, error) {
-	cursor, seq, err := d.log.OpenConsumer(name, sessionLimits)
+	cursor, seq, err := d.log.OpenConsumer(name, d.limits)
 	if err != nil {
 		return nil, 0, err
 	}

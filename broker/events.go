@@ -22,6 +22,7 @@ type events struct {
 	pace       pace
 	clients    int    // connected
 	maxClients int    // the most there were at one time
+	admitted   uint64 // clients that got a CONNACK of success
 	failed     uint64 // logins with a wrong password or an unknown user
 	delayed    uint64 // logins refused unseen
 }
@@ -47,6 +48,7 @@ func (e *events) Login(conn *core.Conn, username string, hasUsername bool, passw
 
 func (e *events) Connected(conn *core.Conn) {
 	e.clients++
+	e.admitted++
 	e.maxClients = max(e.maxClients, e.clients)
 	e.write(slog.LevelInfo, "broker: client connected", conn, slog.String("version", conn.Version().String()))
 }

@@ -22,13 +22,13 @@ type feed struct {
 	stream // owned by the loop
 
 	// Constant after newFeed.
-	raw      net.Conn
-	listener *listener       // whose fields are the loop's
-	tls      *secure         // nil: plain. What the listener had then
-	config   *ListenerConfig // of its listener
-	inbox    *inbox
-	resume   chan struct{} // of capacity 1: the loop has taken the batch
-	ended    chan struct{} // closed by the loop when the feed is gone
+	raw     net.Conn
+	tls     *secure         // nil: plain. What the listener had then
+	config  *ListenerConfig // of its listener
+	timeout time.Duration   // of the handshakes together
+	inbox   *inbox
+	resume  chan struct{} // of capacity 1: the loop has taken the batch
+	ended   chan struct{} // closed by the loop when the feed is gone
 
 	// Constant once the handshake is over.
 	wire             wire
@@ -79,8 +79,6 @@ const (
 	manySips = 16
 	// feedBuffer is what the writer is given ahead, in bytes.
 	feedBuffer = 64 << 10
-	// handshakeTime bounds the handshakes of TLS and WebSocket together.
-	handshakeTime = 10 * time.Second
 )
 
 // newFeed makes a feed of an accepted socket, which is its own from now on, also when it fails.
@@ -92,7 +90,7 @@ func newFeed(fd int, li *listener, peer netip.AddrPort, in *inbox) (*feed, error
 		return nil, err
 	}
 	return &feed{
-		stream: stream{peer: peer}, raw: raw, listener: li, tls: li.tls, config: &li.config, info: info, inbox: in,
+		raw: raw, tls: li.tls, config: &li.config, info: info, inbox: in,
 		resume: make(chan struct{}, 1), ended: make(chan struct{}),
 	}, nil
 }
@@ -113,7 +111,7 @@ func (f *feed) begin(running *sync.WaitGroup) {
 
 // open does the handshakes. One deadline for all of it: a peer that sends a byte now and then gets no more time.
 func (f *feed) open() error {
-	if err := f.raw.SetDeadline(time.Now().Add(handshakeTime)); err != nil {
+	if err := f.raw.SetDeadline(time.Now().Add(f.timeout)); err != nil {
 		return err
 	}
 	if f.config.ProxyProtocol {
@@ -256,9 +254,9 @@ func (f *feed) flush(l *loop) {
 	f.letRead()
 }
 
-// letRead lets the reader go on, unless its connection is paused.
+// letRead lets the reader go on, unless its connection is paused, or has to take first what was kept in a pause.
 func (f *feed) letRead() {
-	if f.owed && (f.conn == nil || !f.conn.Paused()) {
+	if f.owed && (f.conn == nil || !f.conn.Paused() && !f.held) {
 		f.owed = false
 		f.resume <- struct{}{} // never blocks: one batch, one token
 	}
@@ -271,7 +269,7 @@ func (f *feed) close(l *loop, why string) {
 	}
 	l.lost(&f.stream, why)
 	f.gone = true
-	l.open--
+	l.closed(&f.stream)
 	delete(l.feeds, f)
 	close(f.ended)
 	_ = f.raw.Close() // what was written is the kernel's, and nothing else can fail
@@ -283,8 +281,13 @@ func (l *loop) adoptFeed(fd int, peer netip.AddrPort, li *listener) error {
 	if err != nil {
 		return err
 	}
-	l.open++
+	f.timeout = l.connectTimeout
+	l.opened(&f.stream, li, peer)
 	l.feeds[f] = struct{}{}
+	if !li.config.ProxyProtocol && !l.countAddress(&f.stream) {
+		f.close(l, "")
+		return nil
+	}
 	l.feeders.Go(func() { f.begin(&l.feeders) })
 	return nil
 }
@@ -305,6 +308,10 @@ func (l *loop) onFeed(n feedNote) {
 		}
 		if f.client.IsValid() {
 			f.peer = f.client
+		}
+		if f.config.ProxyProtocol && !l.countAddress(&f.stream) {
+			f.close(l, "")
+			return
 		}
 		l.join(&f.stream, f, f.info)
 	case feedRead:

@@ -104,3 +104,39 @@ func TestGuessingIsRefused(t *testing.T) {
 		t.Errorf("%d logins failed, %d delayed", st.LoginsFailed, st.LoginsDelayed)
 	}
 }
+
+// With SCRAM guesses are cheap for the server, and slowed all the same; and who has another secret is disconnected.
+func TestGuessingWithScramIsRefused(t *testing.T) {
+	secret := func(password string) string {
+		s, err := newScramSecret([]byte(password), 4096)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return "sam:" + s.String() + "\n"
+	}
+	file := writeFile(t, "passwd", secret("secret"))
+	g := start(t, Config{PasswordFile: file, Listeners: []ListenerConfig{{Address: "127.0.0.1:0"}}})
+	login := func(password string) (*scramClient, packet.Reason) {
+		c := &scramClient{client: dial(t, g.addr(), packet.V5)}
+		return c, c.login("c", "sam", password).Reason
+	}
+	c, reason := login("secret")
+	if reason != packet.ReasonSuccess {
+		t.Fatalf("CONNACK %v", reason)
+	}
+	replace(t, file, secret("new"))
+	if err := g.reload(); err != nil {
+		t.Fatal(err)
+	}
+	if reason := c.expectClosed(); reason != packet.ReasonNotAuthorized {
+		t.Errorf("closed with %v", reason)
+	}
+	for range wrongPerName {
+		if _, reason := login("guess"); reason != packet.ReasonNotAuthorized {
+			t.Fatalf("CONNACK %v", reason)
+		}
+	}
+	if _, reason := login("new"); reason != packet.ReasonConnectionRateExceeded {
+		t.Errorf("after %d wrong passwords: CONNACK %v", wrongPerName, reason)
+	}
+}

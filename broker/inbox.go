@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"slices"
 	"sync"
 
 	"forebay/storage"
@@ -181,6 +182,16 @@ func (in *inbox) take(m *mail) {
 		}
 		clear(m.messages[messagesPerRound:])
 		m.messages = m.messages[:messagesPerRound]
+	}
+}
+
+// giveBack puts messages that were taken and not worked on in front of those that have come since.
+func (in *inbox) giveBack(rest []injection) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.mail.messages = slices.Insert(in.mail.messages, 0, rest...)
+	for _, i := range rest {
+		in.mail.bytes += i.size()
 	}
 }
 

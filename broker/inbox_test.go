@@ -130,3 +130,32 @@ func TestInboxRefusesAfterClose(t *testing.T) {
 		t.Errorf("took %+v", m)
 	}
 }
+
+// What a round had no room for comes before what has been posted since.
+func TestInboxKeepsTheOrderOfWhatIsGivenBack(t *testing.T) {
+	in := &inbox{wake: func() {}}
+	post := func(topics ...string) {
+		for _, topic := range topics {
+			if err := in.postMessage(injection{message: &Message{Topic: topic}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	post("1", "2", "3")
+	var m mail
+	in.take(&m)
+	post("4")
+	in.giveBack(m.messages[1:])
+	m.reset()
+	if in.sleep() {
+		t.Error("the loop may sleep over what was given back")
+	}
+	in.take(&m)
+	got := ""
+	for _, i := range m.messages {
+		got += i.message.Topic
+	}
+	if got != "234" || m.bytes != 3 {
+		t.Errorf("got %s with %d bytes", got, m.bytes)
+	}
+}

@@ -111,6 +111,22 @@ func TestMosquittoClients(t *testing.T) {
 	}
 }
 
+// Members of 5.0 and 3.1.1 in one shared subscription: each message comes to one of them, in turn.
+func TestMosquittoShared(t *testing.T) {
+	g := start(t, anyPort())
+	var members []*program
+	for i, v := range []string{"mqttv311", "mqttv5"} {
+		members = append(members, startPeer(g, "mosquitto_sub", "-V", v, "-i", v, "-q", "1", "-t", "$share/group/a/+", "-F", "%t %q %p"))
+		g.subscribed(i + 1)
+	}
+	for i := range 4 {
+		runPeer(g, "mosquitto_pub", "-q", "1", "-t", "a/b", "-m", strconv.Itoa(i))
+	}
+	for i := range 4 {
+		members[i%2].expect(fmt.Sprintf("a/b 1 %d", i))
+	}
+}
+
 func TestMosquittoWill(t *testing.T) {
 	for _, v := range peerVersions {
 		t.Run(v, func(t *testing.T) {

@@ -3,6 +3,7 @@ package broker
 import (
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -27,28 +28,33 @@ type loop struct {
 	listeners      []*listener
 	maxConnections int
 	packetSize     int
+	connectTimeout time.Duration
 	flush          func(*core.Conn) // l.flushConn, made once
 
 	// Owned by the loop.
-	now        time.Time // of this round
-	sockets    []*socket // by descriptor
-	feeds      map[*feed]struct{}
-	feeders    sync.WaitGroup // the goroutines of feeds
-	open       int            // sockets and feeds
-	generation int32
-	closing    []*stream // with a closeBy, some of them gone since
-	swept      time.Time // when sweep last ran
-	full       int       // connections refused since the limit was reached
-	keptBytes  int       // of all streams
-	mail       mail      // the batch being worked on
-	inject     core.Inject
-	waiting    map[*injection]struct{} // injections whose Done has not been called
-	draining   bool
-	drainUntil time.Time
-	panics     int    // recovered ones
-	bytesIn    uint64 // of MQTT
-	bytesOut   uint64
-	read       [readSize]byte // shared by all sockets
+	now            time.Time // of this round
+	sockets        []*socket // by descriptor
+	feeds          map[*feed]struct{}
+	feeders        sync.WaitGroup // the goroutines of feeds
+	open           int            // sockets and feeds
+	taken          uint64         // the same, since the start
+	generation     int32
+	closing        []*stream          // with a closeBy, some of them gone since
+	swept          time.Time          // when sweep last ran
+	full           int                // connections refused since the limit was reached
+	refused        uint64             // connections refused, of all or of a listener there were too many
+	addresses      map[netip.Addr]int // connections of each address, on listeners that limit them
+	refusedAddress uint64
+	keptBytes      int  // of all streams
+	mail           mail // the batch being worked on
+	inject         core.Inject
+	waiting        map[*injection]struct{} // injections whose Done has not been called
+	draining       bool
+	drainUntil     time.Time
+	panics         int    // recovered ones
+	bytesIn        uint64 // of MQTT
+	bytesOut       uint64
+	read           [readSize]byte // shared by all sockets
 }
 
 const (
@@ -64,8 +70,8 @@ const (
 func newLoop(c *core.Core, e *events, s *Server) *loop {
 	l := &loop{
 		core: c, durable: s.durable, inbox: &s.inbox, poll: s.poll, logger: s.lines, listeners: s.listeners,
-		maxConnections: s.cfg.Limits.Connections, packetSize: int(s.cfg.Limits.PacketSize),
-		events: e, feeds: map[*feed]struct{}{}, waiting: map[*injection]struct{}{},
+		maxConnections: s.cfg.Limits.Connections, packetSize: int(s.cfg.Limits.PacketSize), connectTimeout: s.cfg.Limits.ConnectTimeout,
+		events: e, feeds: map[*feed]struct{}{}, addresses: map[netip.Addr]int{}, waiting: map[*injection]struct{}{},
 	}
 	l.flush = l.flushConn
 	return l
@@ -144,6 +150,7 @@ func (l *loop) flushConn(conn *core.Conn) {
 	s.carrier.flush(l)
 	if s.held && s.conn != nil && !s.conn.Paused() {
 		l.receive(s, s.kept)
+		s.carrier.letRead()
 	}
 }
 
@@ -175,6 +182,10 @@ func (l *loop) takeMail() {
 		l.onFeed(m.feeds[i])
 	}
 	for i := range m.messages {
+		if l.core.RoundFull() {
+			l.inbox.giveBack(m.messages[i:])
+			break
+		}
 		l.publish(m.messages[i])
 		if l.core.FlushDue() {
 			l.core.Flush(l.flush)
@@ -229,8 +240,8 @@ func (l *loop) publish(i injection) {
 func (l *loop) stats() Stats {
 	return Stats{
 		Stats: l.core.Stats(), Clients: l.events.clients, MaxClients: l.events.maxClients,
-		Sockets: l.open, Panics: l.panics, BytesReceived: l.bytesIn, BytesSent: l.bytesOut,
-		LoginsFailed: l.events.failed, LoginsDelayed: l.events.delayed,
+		Admitted: l.events.admitted, Accepted: l.taken, Sockets: l.open, Panics: l.panics, BytesReceived: l.bytesIn, BytesSent: l.bytesOut,
+		RefusedFull: l.refused, RefusedAddress: l.refusedAddress, LoginsFailed: l.events.failed, LoginsDelayed: l.events.delayed,
 	}
 }
 
@@ -242,6 +253,11 @@ func (l *loop) drain() {
 	for f := range l.feeds {
 		if !f.joined {
 			f.close(l, closedByUs) // nobody has been told anything yet
+		}
+	}
+	for _, s := range l.sockets {
+		if s != nil && s.proxied {
+			l.closeSocket(s, closedByUs)
 		}
 	}
 	l.core.Drain(packet.ReasonServerShuttingDown)
@@ -284,6 +300,7 @@ func (l *loop) sweep() {
 // refusedFull counts a connection beyond the limit; the first of an episode is logged.
 func (l *loop) refusedFull(li *listener) {
 	l.full++
+	l.refused++
 	if l.full == 1 {
 		l.logger.Warn("broker: limit of connections reached, new ones are closed", "limit", l.maxConnections, "listener", li.config.Address)
 	}

@@ -130,7 +130,7 @@ func (l *loop) readHeader(s *socket, b []byte) {
 	client, n, err := parseProxy(b)
 	switch {
 	case err != nil:
-		l.events.refused(s.proxied.info(s.peer), err)
+		l.events.refused(s.listener.info(s.peer), err)
 		l.closeSocket(s, err.Error())
 		return
 	case n <= 0:
@@ -140,11 +140,14 @@ func (l *loop) readHeader(s *socket, b []byte) {
 	if client.IsValid() {
 		s.peer = client
 	}
-	li := s.proxied
-	s.proxied = nil
+	s.proxied = false
 	s.closeBy = time.Time{} // it has all the time of MQTT now
 	l.release(&s.stream)
-	l.join(&s.stream, s, li.info(s.peer))
+	if !l.countAddress(&s.stream) {
+		l.closeSocket(s, "")
+		return
+	}
+	l.join(&s.stream, s, s.listener.info(s.peer))
 	l.bytesIn += uint64(len(b) - n)
 	if len(b) > n {
 		l.receive(&s.stream, b[n:])

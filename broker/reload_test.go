@@ -397,3 +397,22 @@ func TestOpenSSLCertificates(t *testing.T) {
 	runPeer(g, "mosquitto_pub", as("press4", "-t", "a/b", "-m", "still here")...)
 	sub.expect("a/b still here")
 }
+
+func FuzzRevoked(f *testing.F) {
+	a := newAuthority(f)
+	a.revoke("crl.pem", 1, 2)
+	good, err := os.ReadFile(a.file("crl.pem"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	block, _ := pem.Decode(good)
+	f.Add(good)
+	f.Add(block.Bytes)
+	f.Add(append(good, "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"...))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		revoked, err := parseRevoked(text, []*x509.Certificate{a.cert})
+		if err == nil && len(revoked) > len(text) {
+			t.Errorf("%d certificates in %d bytes", len(revoked), len(text))
+		}
+	})
+}

@@ -55,20 +55,6 @@ type Message struct {
 	Changes []storage.Change
 }
 
-// AttachFilter is one filter of an Attachment.
-type AttachFilter = core.AttachFilter
-
-// Attachment is a durable consumer of messages that is no MQTT session: a bridge.
-type Attachment struct {
-	Name    string // its consumer in the log is "bridge/" and this
-	Filters []AttachFilter
-	Limits  storage.Limits
-
-	// Live is called in the loop for each message with QoS 0. It must not block, and copies what it keeps. Messages
-	// with QoS 1 and 2 are in the log.
-	Live func(p *packet.Publish)
-}
-
 // Stats are the server's counters since New, and its present sizes.
 type Stats struct {
 	core.Stats
@@ -77,7 +63,13 @@ type Stats struct {
 	Sockets    int // open ones, those that have not sent CONNECT and those being closed included
 	Panics     int // bugs that closed one connection
 
+	Admitted uint64 // clients that were let in, since New
+	Accepted uint64 // connections that were taken, since New
+
 	BytesReceived, BytesSent uint64 // of MQTT, from and to clients
+
+	RefusedFull    uint64 // connections closed at once: of all or of their listener there were too many
+	RefusedAddress uint64 // connections closed at once: of their address there were too many
 
 	LoginsFailed  uint64 // wrong passwords and unknown users
 	LoginsDelayed uint64 // logins refused unseen, because too many before them had failed
@@ -139,6 +131,7 @@ func (s *Server) bind(logger *slog.Logger) error {
 			problems = append(problems, err)
 			continue
 		}
+		l.limits = s.cfg.Limits.forListener(c.Limits)
 		l.tls.warnExpired(c.Address, logger)
 		s.listeners = append(s.listeners, l)
 		s.addrs = append(s.addrs, l.addr)
@@ -148,16 +141,9 @@ func (s *Server) bind(logger *slog.Logger) error {
 
 // restore makes the core and the loop around it.
 func (s *Server) restore(users *userFile, access *accessFile, logger *slog.Logger) error {
-	limits := s.cfg.Limits
-	cfg := core.Config{
-		PacketSize:     uint32(limits.PacketSize),
-		ReceiveMaximum: uint16(limits.ReceiveMaximum),
-		SessionExpiry:  limits.SessionExpiry,
-		// Connected clients that come and go need room beside those that stay away.
-		Sessions:            max(20_000, 2*limits.Connections),
-		ServerReference:     s.cfg.ServerReference,
-		ResponseInformation: s.cfg.ResponseInformation,
-	}
+	cfg := s.cfg.Limits.core()
+	cfg.MaxAckDelay = s.store.MaxAckDelay()
+	cfg.ServerReference, cfg.ResponseInformation = s.cfg.ServerReference, s.cfg.ResponseInformation
 	if access != nil {
 		cfg.Authorizer = access
 	}
@@ -168,7 +154,7 @@ func (s *Server) restore(users *userFile, access *accessFile, logger *slog.Logge
 	if users != nil {
 		e.scram = newScramServer(users)
 	}
-	s.durable = newDurableLog(s.store, &s.inbox)
+	s.durable = newDurableLog(s.store, &s.inbox, s.cfg.Limits.queue())
 	c := core.New(cfg, s.durable, e, time.Now())
 	e.core = c
 	unreadable := 0
@@ -236,42 +222,6 @@ func (s *Server) Publish(m *Message, done func(error)) {
 	if err := s.inbox.postMessage(injection{m, done}); err != nil && done != nil {
 		done(err)
 	}
-}
-
-// Attach opens the consumer of an attachment in the log and registers its filters; one of the same name is replaced.
-// Messages published after Attach has returned are covered; called before Run, all are. The cursor is the caller's.
-func (s *Server) Attach(a Attachment) (*storage.Cursor, error) {
-	for _, f := range a.Filters {
-		if err := packet.CheckTopicFilter([]byte(f.Filter)); err != nil {
-			return nil, fmt.Errorf("broker: attach %s: filter %q: %w", a.Name, f.Filter, err)
-		}
-		if f.MaxQoS > 2 || f.Lift > 2 {
-			return nil, fmt.Errorf("broker: attach %s: filter %q: QoS is above 2", a.Name, f.Filter)
-		}
-	}
-	cursor, _, err := s.store.OpenConsumer(consumerPrefix+a.Name, a.Limits)
-	if err != nil {
-		return nil, fmt.Errorf("broker: attach %s: %w", a.Name, err)
-	}
-	attachment := core.Attachment{Name: a.Name, QueueID: uint32(cursor.ID()), Filters: a.Filters, Live: a.Live}
-	err = s.inbox.postCall(func() {
-		if err := s.loop.core.Attach(attachment); err != nil {
-			s.lines.Error("broker: attach failed", "name", attachment.Name, "err", err)
-		}
-	})
-	if err != nil {
-		return nil, fmt.Errorf("broker: attach %s: %w", a.Name, err)
-	}
-	return cursor, nil
-}
-
-// Detach ends an attachment: Live is not called any more once Detach has returned and the loop has gone round. Its
-// consumer in the log stays, with what waits in it.
-func (s *Server) Detach(name string) error {
-	if err := s.inbox.postCall(func() { s.loop.core.Detach(name) }); err != nil {
-		return fmt.Errorf("broker: detach %s: %w", name, err)
-	}
-	return nil
 }
 
 // Stats asks the loop for its counters. It waits for Run, or for the end of ctx.

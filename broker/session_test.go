@@ -223,6 +223,63 @@ func TestAttachmentGetsWhatItsFiltersMatch(t *testing.T) {
 	}
 }
 
+func TestAttachmentPlacesTopicsInQueues(t *testing.T) {
+	g := open(t, t.TempDir(), anyPort())
+	away := false // of the loop, once the server runs
+	live := make(chan string, 10)
+	cursors, err := g.AttachQueues(Attachment{Name: "cloud", Queues: []string{"high"}, Filters: []AttachFilter{{Filter: "#", MaxQoS: 2}, {Filter: "a", MaxQoS: 2}},
+		Live: func(p *packet.Publish) { live <- string(p.Topic) },
+		Place: func(topic []byte) Place {
+			switch {
+			case string(topic) == "no":
+				return Place{Not: true}
+			case string(topic) == "a" && !away:
+				return Place{Queue: 1, MaxQoS: 1}
+			}
+			return Place{MaxQoS: 2, Lift: 1}
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if q := g.Queues("cloud"); len(q) != 1 || q[0] != "high" {
+		t.Errorf("queues %q", q)
+	}
+	g.run()
+	pub := g.client(packet.V311, "pub")
+	send := func(topic string, qos byte, id uint16) {
+		pub.deliver(packet.Publish{Topic: []byte(topic), QoS: qos, PacketID: id})
+	}
+	send("no", 1, 1)
+	send("a", 2, 2)
+	send("b", 2, 3)
+	pub.publish(packet.Publish{Topic: []byte("a")})
+	if got := <-live; got != "a" {
+		t.Errorf("live %q", got)
+	}
+	want := func(counts ...int64) {
+		t.Helper()
+		for i, n := range counts {
+			if got := cursors[i].Stats().Count; got != n {
+				t.Errorf("%d messages wait in queue %d, want %d", got, i, n)
+			}
+		}
+	}
+	want(1, 1)
+	if e := next(t, cursors[1]); e.Options&3 != 1 {
+		t.Errorf("QoS %d in the queue, want 1", e.Options&3)
+	}
+	if err := g.inbox.postCall(func() { away = true }); err != nil {
+		t.Fatal(err)
+	}
+	send("a", 1, 4) // decided before
+	want(1, 2)
+	if err := g.Resort(); err != nil {
+		t.Fatal(err)
+	}
+	send("a", 1, 5)
+	want(2, 2)
+}
+
 func TestAttachRefusesBadFilters(t *testing.T) {
 	g := start(t, anyPort())
 	for _, f := range []AttachFilter{{Filter: "a/#/b"}, {Filter: ""}, {Filter: "a", MaxQoS: 3}} {

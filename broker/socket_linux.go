@@ -20,28 +20,37 @@ type socket struct {
 	generation int32  // tells this socket from an earlier one with the same descriptor
 	events     uint32 // what epoll is asked for
 
-	proxied *listener // the header of the PROXY protocol has not come yet; nil: it has, or there is none
+	proxied bool // the header of the PROXY protocol has not come yet
 }
 
 func (s *socket) flush(l *loop)             { l.flushSocket(s) }
 func (s *socket) close(l *loop, why string) { l.closeSocket(s, why) }
+func (s *socket) letRead()                  {} // epoll tells again of what is there
 
 // listener is one bound address. All fields but the constant ones are owned by the loop.
 type listener struct {
-	// Constant after listen.
+	// Constant after listen, limits after New.
 	config ListenerConfig
+	limits ListenerLimits
 	addr   net.Addr
 	fd     int
 	file   *socketFile // nil: not a Unix socket
 
 	tls         *secure   // nil: plain. Replaced by Server.Reload
-	pausedUntil time.Time // accepting failed for want of resources; zero: it goes on
+	pausedUntil time.Time // it rests: resources are short, or connections come too fast; zero: it goes on
+	open        int       // connections
+	allowed     time.Time // see accepted
 }
 
 const (
 	// keepIdle is how long a connection is silent before the kernel asks whether its peer still lives, in seconds.
 	// It finds the dead peers that asked for no keep alive.
 	keepIdle = 120
+	// keepInterval is how long it waits between its questions, and keepCount how many it asks: 3 minutes in all.
+	keepInterval = 15
+	keepCount    = 4
+	// pacedRead is what one read takes at most of a client whose rate is limited: what comes too early is kept.
+	pacedRead = 8 << 10
 	// acceptsPerRound bounds the new connections of a round, so that those that exist are not kept waiting.
 	acceptsPerRound = 64
 	// acceptPause is how long a listener rests when descriptors or memory have run out.
@@ -106,13 +115,15 @@ func duplicate(l syscall.Conn) (fd int, err error) {
 	return fd, dupErr
 }
 
-// setOptions sets those of a TCP listener. Accepted sockets inherit them on Linux, which saves three system calls for
-// each.
+// setOptions sets those of a TCP listener. Accepted sockets inherit them on Linux, which saves a system call for each of
+// them.
 func setOptions(fd int) error {
 	for _, o := range [][3]int{
 		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
 		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
 		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, keepIdle},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, keepInterval},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepCount},
 	} {
 		if err := unix.SetsockoptInt(fd, o[0], o[1], o[2]); err != nil {
 			return fmt.Errorf("set option: %w", err)
@@ -155,6 +166,9 @@ func peerOf(sa unix.Sockaddr) netip.AddrPort {
 // accept takes new connections.
 func (l *loop) accept(li *listener) {
 	for range acceptsPerRound {
+		if !l.mayAccept(li) {
+			return
+		}
 		fd, sa, err := unix.Accept4(li.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		switch err {
 		case nil:
@@ -167,11 +181,19 @@ func (l *loop) accept(li *listener) {
 			l.pauseListener(li, err)
 			return
 		}
+		l.accepted(li)
 		if l.open >= l.maxConnections {
 			closeFD(fd)
 			l.refusedFull(li)
 			continue
 		}
+		if limit := li.limits.Connections; limit > 0 && li.open >= limit {
+			closeFD(fd)
+			l.refused++
+			l.events.refused(li.info(peerOf(sa)), errListenerFull)
+			continue
+		}
+		l.taken++
 		adopt := l.adopt
 		if li.feeds() {
 			adopt = l.adoptFeed
@@ -192,7 +214,8 @@ func (li *listener) info(peer netip.AddrPort) core.ConnInfo {
 	if peer.IsValid() {
 		remote = peer.String()
 	}
-	return core.ConnInfo{Remote: remote, Listener: li.config.Address, Anonymous: li.config.Anonymous}
+	return core.ConnInfo{Remote: remote, Listener: li.config.Address, Anonymous: li.config.Anonymous,
+		MessageRate: li.limits.MessageRate, ByteRate: li.limits.ByteRate}
 }
 
 // adopt makes a connection of an accepted socket, and closes it when that fails.
@@ -207,11 +230,15 @@ func (l *loop) adopt(fd int, peer netip.AddrPort, li *listener) error {
 		l.sockets = append(l.sockets, nil)
 	}
 	l.sockets[fd] = s
-	l.open++
-	s.peer, s.carrier = peer, s
+	l.opened(&s.stream, li, peer)
+	s.carrier = s
 	if li.config.ProxyProtocol {
-		s.proxied = li
-		l.closeAfter(&s.stream, handshakeTime)
+		s.proxied = true
+		l.closeAfter(&s.stream, l.connectTimeout)
+		return nil
+	}
+	if !l.countAddress(&s.stream) {
+		l.closeSocket(s, "")
 		return nil
 	}
 	l.join(&s.stream, s, li.info(peer))
@@ -221,7 +248,12 @@ func (l *loop) adopt(fd int, peer netip.AddrPort, li *listener) error {
 // pauseListener rests a listener that cannot accept: level-triggered, it would make the loop spin.
 func (l *loop) pauseListener(li *listener, err error) {
 	l.logger.Error("broker: accepting connections failed, trying again", "listener", li.config.Address, "pause", acceptPause, "err", err)
-	li.pausedUntil = l.now.Add(acceptPause)
+	l.restListener(li, acceptPause)
+}
+
+// restListener lets a listener accept nothing for a while; sweep ends it.
+func (l *loop) restListener(li *listener, pause time.Duration) {
+	li.pausedUntil = l.now.Add(pause)
 	l.watchListener(li, 0)
 }
 
@@ -260,6 +292,9 @@ func (l *loop) readSocket(s *socket) {
 		l.closeSocket(s, "too much memory is taken by unfinished packets")
 		return
 	}
+	if s.conn != nil && s.conn.Paced() {
+		buf = buf[:min(len(buf), front+pacedRead)]
+	}
 	n, err := unix.Read(s.fd, buf[front:])
 	switch {
 	case err == unix.EAGAIN || err == unix.EINTR:
@@ -267,7 +302,7 @@ func (l *loop) readSocket(s *socket) {
 		l.closeSocket(s, err.Error())
 	case n == 0:
 		l.closeSocket(s, closedByClient)
-	case s.proxied != nil:
+	case s.proxied:
 		l.readHeader(s, buf[:front+n])
 	case s.conn == nil: // thrown away
 	default:
@@ -363,6 +398,6 @@ func (l *loop) closeSocket(s *socket, why string) {
 	l.release(&s.stream)
 	s.gone = true
 	l.sockets[s.fd] = nil
-	l.open--
+	l.closed(&s.stream)
 	closeFD(s.fd) // epoll forgets it with that
 }

@@ -15,10 +15,12 @@ import (
 
 // stream is one connection as the loop sees it, whatever carries its bytes. All fields are owned by the loop.
 type stream struct {
-	conn    *core.Conn // nil once the core has been told that it is lost
-	carrier carrier
-	peer    netip.AddrPort // not valid on a Unix socket
-	hash    *passwordHash  // that the client's password fitted; nil: it logged in without
+	conn     *core.Conn // nil once the core has been told that it is lost
+	carrier  carrier
+	listener *listener      // through which it came
+	counted  bool           // for its address, see countAddress
+	peer     netip.AddrPort // not valid on a Unix socket
+	hash     *passwordHash  // that the client's password fitted; nil: it logged in without
 
 	// kept are the bytes that the core has left: the beginning of a packet, or, when held, whole packets of a
 	// connection that is paused. An idle connection keeps nothing.
@@ -35,10 +37,12 @@ type stream struct {
 	scram *scram.ServerConversation // an authentication under way
 }
 
-// carrier moves the bytes of a stream. Both methods are called in the loop, and neither when the stream is gone.
+// carrier moves the bytes of a stream. Its methods are called in the loop, flush not when the stream is gone.
 type carrier interface {
 	// flush takes what is pending as far as there is room, and closes in order when that was the last.
 	flush(l *loop)
+	// letRead is called when what was kept has been taken.
+	letRead()
 	// close ends it at once.
 	close(l *loop, why string)
 }

@@ -58,8 +58,12 @@ func (c *TLSConfig) load() (*secure, error) {
 		s.roots.AddCert(a)
 	}
 	if c.CRLFile != "" {
-		if s.revoked, err = loadRevoked(c.CRLFile, authorities); err != nil {
+		text, err := readBounded(c.CRLFile, maxPEM)
+		if err != nil {
 			return nil, fmt.Errorf("tls.crl_file: %w", err)
+		}
+		if s.revoked, err = parseRevoked(text, authorities); err != nil {
+			return nil, fmt.Errorf("tls.crl_file: %s: %w", c.CRLFile, err)
 		}
 	}
 	s.config.ClientCAs = s.roots
@@ -95,13 +99,9 @@ func (c *TLSConfig) loadAuthorities() (all []*x509.Certificate, err error) {
 	return all, nil
 }
 
-// loadRevoked reads lists of revoked certificates, in PEM or one in DER. Each must be signed by one of the authorities.
+// parseRevoked reads lists of revoked certificates, in PEM or one in DER. Each must be signed by one of the authorities.
 // A list that is out of date is better than none, so it is used.
-func loadRevoked(path string, authorities []*x509.Certificate) (map[string]struct{}, error) {
-	text, err := readBounded(path, maxPEM)
-	if err != nil {
-		return nil, err
-	}
+func parseRevoked(text []byte, authorities []*x509.Certificate) (map[string]struct{}, error) {
 	var lists [][]byte
 	if !bytes.Contains(text, []byte("-----BEGIN")) {
 		lists = append(lists, text)
@@ -112,17 +112,17 @@ func loadRevoked(path string, authorities []*x509.Certificate) (map[string]struc
 		}
 	}
 	if len(lists) == 0 {
-		return nil, errors.New(path + " has no list of revoked certificates")
+		return nil, errors.New("there is no list of revoked certificates")
 	}
 	revoked := map[string]struct{}{}
 	for _, der := range lists {
 		list, err := x509.ParseRevocationList(der)
 		if err != nil {
 			// openssl makes lists of version 1, which the parser refuses, when its configuration has no crlnumber.
-			return nil, fmt.Errorf("%s: %w (it must be of version 2: for openssl ca, with a crlnumber)", path, err)
+			return nil, fmt.Errorf("%w (it must be of version 2: for openssl ca, with a crlnumber)", err)
 		}
 		if !signedByOne(list, authorities) {
-			return nil, fmt.Errorf("%s: the list of %s is not signed by anyone in client_ca", path, list.Issuer)
+			return nil, fmt.Errorf("the list of %s is not signed by anyone in client_ca", list.Issuer)
 		}
 		for i := range list.RevokedCertificateEntries {
 			e := &list.RevokedCertificateEntries[i]

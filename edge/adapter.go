@@ -6,7 +6,6 @@ import (
 
 	"forebay/bridge"
 	"forebay/broker"
-	"forebay/broker/packet"
 	"forebay/storage"
 )
 
@@ -31,10 +30,18 @@ func (l *localBroker) Publish(m *bridge.Message, done func(error)) {
 	})
 }
 
-func (l *localBroker) Attach(name string, limits storage.Limits, filters []bridge.Filter, live func(*packet.Publish)) (*storage.Cursor, error) {
-	a := broker.Attachment{Name: name, Limits: limits, Live: live}
-	for _, f := range filters {
-		a.Filters = append(a.Filters, broker.AttachFilter{Filter: f.Filter, MaxQoS: f.MaxQoS, Lift: f.Lift, NoLocal: f.NoLocal})
+func (l *localBroker) Attach(a bridge.Attachment) ([]*storage.Cursor, error) {
+	to := broker.Attachment{Name: a.Name, Limits: a.Limits, Queues: a.Queues, Live: a.Live, Place: func(topic []byte) broker.Place {
+		return broker.Place(a.Place(topic))
+	}}
+	for _, f := range a.Filters {
+		to.Filters = append(to.Filters, broker.AttachFilter{Filter: f, MaxQoS: 2, NoLocal: true})
 	}
-	return l.server.Attach(a)
+	return l.server.AttachQueues(to)
+}
+
+func (l *localBroker) Queues(name string) []string { return l.server.Queues(name) }
+
+func (l *localBroker) Resort() {
+	_ = l.server.Resort() // it fails when the broker has ended: nothing comes any more
 }

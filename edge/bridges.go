@@ -3,6 +3,7 @@ package edge
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"forebay/bridge"
@@ -19,12 +20,21 @@ type uplink struct {
 
 // The retained topics of a bridge; it publishes them itself.
 func bridgeTopics(name string) []string {
-	return []string{"$SYS/broker/connection/" + name + "/state", "$SYS/forebay/bridges/" + name}
+	return []string{"$SYS/broker/connection/" + name + "/state", "$SYS/forebay/bridges/" + name, "$SYS/forebay/bridges/" + name + "/outages"}
+}
+
+// bridgeOf returns the bridge that a consumer of the store is a queue of; false
+// if it is none.
+func bridgeOf(consumer string) (name string, ok bool) {
+	queue, ok := strings.CutPrefix(consumer, consumerPrefix)
+	name, _, _ = strings.Cut(queue, "#")
+	return name, ok && queue != commandsName
 }
 
 // newBridges makes the bridges of the configuration and lets them keep
 // messages. One that cannot be used is logged and left out.
 func (g *Gateway) newBridges() {
+	g.reportLoops(g.cfg)
 	for _, cfg := range g.cfg.Bridges {
 		u, err := g.newUplink(cfg)
 		if err != nil {
@@ -69,8 +79,8 @@ func (g *Gateway) newUplink(cfg bridge.Config) (*uplink, error) {
 func (g *Gateway) orphans() []string {
 	var names []string
 	for _, consumer := range g.store.Consumers() {
-		name, ok := strings.CutPrefix(consumer, consumerPrefix)
-		if ok && name != commandsName && !g.hasBridge(name) {
+		name, ok := bridgeOf(consumer)
+		if ok && !g.hasBridge(name) && !slices.Contains(names, name) {
 			names = append(names, name)
 		}
 	}
@@ -99,20 +109,28 @@ func (g *Gateway) forgetBridge(name string) (messages int64, err error) {
 	if g.hasBridge(name) {
 		return 0, errConfigured
 	}
-	stats, ok := g.store.ConsumerStats(consumerPrefix + name)
-	if !ok || name == commandsName {
+	var queues []string
+	for _, consumer := range g.store.Consumers() {
+		if of, ok := bridgeOf(consumer); ok && of == name {
+			stats, _ := g.store.ConsumerStats(consumer) // nothing if it has gone meanwhile
+			queues, messages = append(queues, consumer), messages+stats.Count
+		}
+	}
+	if len(queues) == 0 {
 		return 0, errNoQueue
 	}
 	if _, err := bridge.Forget(name, g.removed[name], g.store); err != nil {
 		return 0, err
 	}
-	if _, err := g.store.RemoveConsumer(consumerPrefix + name); err != nil {
-		return 0, fmt.Errorf("edge: forget bridge %s: %w", name, err)
+	for _, queue := range queues {
+		if _, err := g.store.RemoveConsumer(queue); err != nil {
+			return 0, fmt.Errorf("edge: forget bridge %s: %w", name, err)
+		}
 	}
 	delete(g.removed, name)
 	g.forgotten[name] = true
-	g.log.Warn("the queue of a bridge was given up: it was asked to be forgotten", "bridge", name, "messages", stats.Count)
-	return stats.Count, nil
+	g.log.Warn("the queue of a bridge was given up: it was asked to be forgotten", "bridge", name, "messages", messages)
+	return messages, nil
 }
 
 // runUplink starts a bridge if the gateway runs.

@@ -1,7 +1,8 @@
 // Package edge puts the gateway together: it reads the configuration, starts
 // and stops the parts in the right order, and carries what passes between
 // them that is neither MQTT nor Modbus alone: samples become messages
-// (telemetry.go), messages on …/set become register writes (command.go).
+// (telemetry.go), messages on …/set become register writes (command.go), those
+// on …/get reads (demand.go).
 //
 // # Promises
 //
@@ -21,21 +22,37 @@
 // Serve opens it anew: the clients connect again and repeat what was not
 // acknowledged, and the log has one line for each of the two moments (D4).
 //
+// Reload reads the file again and changes only what differs: bridges, which keep
+// their queues and sessions, Modbus links, and the level of the log. A file that
+// is wrong, or asks for what needs a restart, changes nothing. What a bridge
+// leaves behind that is removed stays until ForgetBridge.
+//
+// The control socket (api.go) lets its group ask for a Report and order a reload;
+// the listener of api.listen shows metrics and health to whoever can reach it,
+// and no name of a client. Neither shows a secret. When one cannot be opened the
+// gateway serves without.
+//
 // A command on <topic>/set is written to the device at most once: it is
 // acknowledged to the log before the write begins. Retained and expired
 // commands are refused.
 //
 // # Goroutines
 //
-// Run owns one goroutine for each part (the broker's loop, each bridge, the
-// poller, the commands, the topics of $SYS), and the commands one for each link; it returns when
-// all of them have ended. The parts call back from goroutines of their own: the
+// Run owns one goroutine for each part (the broker's loop, each bridge, each
+// Modbus link, the commands, the topics of $SYS, the control socket) and one
+// that waits for its end, and the commands one for each link; it returns when
+// all of them have ended. Who asks through the API has a goroutine of package
+// net/http, at most 64 on each listener. A reload runs in that of whoever asks
+// for it, one at a time: it holds the token of Gateway.turn. The parts call back from goroutines of their own: the
 // poller into telemetry, the broker's loop when a message is safe, which never
 // blocks or logs.
 //
 // # Locks
 //
-// A Config is immutable once Load has returned it. telemetry.mu guards the
+// A Config is immutable once Load has returned it. Gateway.mu guards which parts
+// there are; the store's lock and those of bridges, fieldbus and telemetry are
+// taken while it is held, never the other way. fieldbus.mu is a leaf.
+// telemetry.mu guards the
 // last samples; nothing is called while it is held. The demonstration has a
 // leaf lock in each of its parts.
 //

@@ -47,6 +47,13 @@ func TestLearnedPlanOutlivesRestart(t *testing.T) {
 			known = s.Learned[0].Registers
 		}
 	}
+	r, err := first.Report(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u := r.Modbus.Links[0].Units[0]; u.Learned == nil || u.Learned.Registers.Refused != 5 || u.Exceptions[3] == 0 {
+		t.Errorf("the report of the unit: %+v", u)
+	}
 	if err := first.stop(); err != nil {
 		t.Fatal(err)
 	}

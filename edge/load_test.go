@@ -30,7 +30,7 @@ storage: {path: data, max_size: 64MiB, max_ack_delay: 0s}
 broker:
   listeners:
     - {address: "127.0.0.1:1883", anonymous: true}
-  limits: {connections: 50, packet_size: 512KiB, session_expiry: 24h}
+  limits: {connections: 50, packet_size: 512KiB, byte_rate: 64KiB, session_expiry: 24h}
 bridges:
   - name: cloud
     addresses: ["mqtt://cloud.example.com:1883"]
@@ -61,7 +61,7 @@ max_size = "64MiB"
 max_ack_delay = 0
 [broker]
 listeners = [{address = "127.0.0.1:1883", anonymous = true}]
-limits = {connections = 50, packet_size = "512KiB", session_expiry = "24h"}
+limits = {connections = 50, packet_size = "512KiB", byte_rate = "64KiB", session_expiry = "24h"}
 [[bridges]]
 name = "cloud"
 addresses = ["mqtt://cloud.example.com:1883"]
@@ -98,7 +98,7 @@ enum = {0 = "idle", 1 = "running"}
 	"storage": {"path": "data", "max_size": 67108864, "max_ack_delay": 0},
 	"broker": {
 		"listeners": [{"address": "127.0.0.1:1883", "anonymous": true}],
-		"limits": {"connections": 50, "packet_size": "512KiB", "session_expiry": "24h"}
+		"limits": {"connections": 50, "packet_size": "512KiB", "byte_rate": "64KiB", "session_expiry": "24h"}
 	},
 	"bridges": [{
 		"name": "cloud", "addresses": ["mqtt://cloud.example.com:1883"], "client_id": "{site}",
@@ -136,7 +136,7 @@ func TestLoadFormatsAgree(t *testing.T) {
 		}
 	}
 	if first.Site != "pump-7" || first.Log.Level != "debug" || first.Storage.MaxSize != 64<<20 || first.Storage.MaxAckDelay != 0 ||
-		first.Broker.Limits.PacketSize != 512<<10 || first.Broker.Limits.SessionExpiry != 24*time.Hour ||
+		first.Broker.Limits.PacketSize != 512<<10 || first.Broker.Limits.ByteRate != 64<<10 || first.Broker.Limits.SessionExpiry != 24*time.Hour ||
 		first.Bridges[0].KeepAlive != 30*time.Second || *first.Modbus.Links[0].Units[0].Tags[0].Scale != 0.1 ||
 		first.Modbus.Links[0].Units[0].Tags[1].Enum["1"] != "running" {
 		t.Errorf("not what is written: %+v", first)
@@ -433,4 +433,18 @@ func FuzzLoad(f *testing.F) {
 			t.Fatalf("err = %v, want a *ConfigError with problems", err)
 		}
 	})
+}
+
+// Rules that lead in circles are no error: they are told.
+func TestLoopsAreTold(t *testing.T) {
+	const text = "site: s\nbridges:\n- name: a\n  addresses: [mqtt://h]\n  up: [{filter: '#'}]\n  down: [{filter: 'cmd/#'}]\n" +
+		"- name: b\n  addresses: [mqtt://h]\n  down: [{filter: 'x/#'}]\n"
+	c, err := loadText(t, "loops.yaml", text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := c.Loops()
+	if len(got) != 2 || !strings.Contains(got[0], "bridges[0].up[0] and bridges[0].down[0]") || !strings.Contains(got[1], "bridges[0].up[0] and bridges[1].down[0]") {
+		t.Errorf("loops %q", got)
+	}
 }

@@ -67,6 +67,10 @@ func (e *exposition) broker(r *BrokerReport) {
 	e.one(float64(r.MessagesRefused))
 	e.counter("forebay_broker_messages_dropped_total", "Messages for connected clients that were dropped.")
 	e.each(r.MessagesDropped, "cause")
+	e.counter("forebay_broker_clients_refused_total", "Connections that a limit or a wrong password has kept out.")
+	e.each(r.ClientsRefused, "cause")
+	e.counter("forebay_broker_clients_slowed_total", "How often a client was not read for a while, because it had sent too much.")
+	e.one(float64(r.ClientsSlowed))
 	e.counter("forebay_broker_packets_received_total", "MQTT packets of every type from clients.")
 	e.one(float64(r.PacketsReceived))
 	e.counter("forebay_broker_packets_sent_total", "MQTT packets of every type to clients.")
@@ -75,6 +79,10 @@ func (e *exposition) broker(r *BrokerReport) {
 	e.one(float64(r.BytesReceived))
 	e.counter("forebay_broker_sent_bytes_total", "Bytes of MQTT to clients.")
 	e.one(float64(r.BytesSent))
+	e.counter("forebay_broker_logins_failed_total", "Logins with a wrong password or an unknown user.")
+	e.one(float64(r.LoginsFailed))
+	e.counter("forebay_broker_logins_delayed_total", "Logins refused unseen because those before had failed.")
+	e.one(float64(r.LoginsDelayed))
 	e.counter("forebay_broker_panics_total", "Bugs that closed one connection.")
 	e.one(float64(r.Panics))
 }
@@ -132,6 +140,9 @@ func (e *exposition) modbus(r *ModbusReport) {
 		{"timeouts", "Requests that found no answer.", func(l *LinkReport) uint64 { return l.Timeouts }},
 		{"exceptions", "Requests that the device refused.", func(l *LinkReport) uint64 { return l.Exceptions }},
 		{"failures", "Requests that went wrong in another way.", func(l *LinkReport) uint64 { return l.Failures }},
+		{"late_answers", "Answers to earlier requests, thrown away.", func(l *LinkReport) uint64 { return l.Late }},
+		{"stray_frames", "Frames that answer nothing that was asked, thrown away.", func(l *LinkReport) uint64 { return l.Stray }},
+		{"crc_errors", "Frames with a wrong checksum, thrown away.", func(l *LinkReport) uint64 { return l.CRC }},
 		{"reconnects", "How often the link came back.", func(l *LinkReport) uint64 { return l.Reconnects }},
 		{"missed_reads", "Reads skipped because the link was too slow.", func(l *LinkReport) uint64 { return l.Missed }},
 		{"samples", "Samples read.", func(l *LinkReport) uint64 { return l.Samples }},
@@ -166,6 +177,8 @@ func (e *exposition) storage(r *StorageReport) {
 	e.one(float64(r.Damaged))
 	e.gauge("forebay_storage_failed", "1 when the store has failed: nothing more is acknowledged.")
 	e.flag(r.Error != "")
+	e.counter("forebay_storage_high_water_total", "How often four fifths of the bytes that it may take were reached.")
+	e.one(float64(r.HighWater))
 	e.counter("forebay_storage_refused_total", "Records refused because the store was full, by limit.")
 	e.each(r.Refused, "limit")
 	e.gauge("forebay_storage_session_messages", "Messages that wait for sessions.")
@@ -243,9 +256,13 @@ func (e *exposition) each(counts map[string]uint64, by string, labels ...string)
 // state writes 1 for the state that it is and 0 for the others; nothing when
 // there is none yet.
 func (e *exposition) state(is string, all []string, labels ...string) {
+	if is == "" {
+		return
+	}
+	if !slices.Contains(all, is) {
+		all = append(slices.Clip(all), is)
+	}
 	for _, s := range all {
-		if is != "" {
-			e.flag(s == is, append(slices.Clip(labels), "state", s)...)
-		}
+		e.flag(s == is, append(slices.Clip(labels), "state", s)...)
 	}
 }

@@ -128,6 +128,7 @@ func (g *Gateway) reloadFiles(ctx context.Context) error {
 // reloadBridges stops the bridges that have gone or differ, and starts what is
 // new. The others are not touched.
 func (g *Gateway) reloadBridges(next *Config) (changes []string, err error) {
+	g.reportLoops(next)
 	var problems []error
 	wanted := map[string]bool{}
 	for i := range next.Bridges {

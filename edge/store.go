@@ -144,8 +144,8 @@ func ReportStore(v *storage.View, cfg *Config, now time.Time) StoreReport {
 // isOrphan reports whether a consumer is the queue of a bridge that the
 // configuration does not have.
 func (c *Config) isOrphan(consumer string) bool {
-	name, ok := strings.CutPrefix(consumer, consumerPrefix)
-	return ok && name != commandsName && !slices.ContainsFunc(c.Bridges, func(b bridge.Config) bool { return b.Name == name })
+	name, ok := bridgeOf(consumer)
+	return ok && !slices.ContainsFunc(c.Bridges, func(b bridge.Config) bool { return b.Name == name })
 }
 
 // WriteText writes r for a person.
@@ -318,7 +318,10 @@ func (g *Gateway) StoreReport() (StoreReport, error) {
 	if err != nil {
 		return StoreReport{}, fmt.Errorf("edge: look into the store: %w", err)
 	}
-	return ReportStore(v, g.cfg, time.Now()), nil
+	g.mu.Lock()
+	cfg := g.cfg
+	g.mu.Unlock()
+	return ReportStore(v, cfg, time.Now()), nil
 }
 
 // StoreExport is ExportStore for the gateway's store. The gateway does not wait
@@ -353,6 +356,7 @@ func RemoveConsumer(log *storage.Log, name string) (storage.Seq, error) {
 			remove(storage.Subscriptions, rest),
 			remove(storage.InboundIDs, rest))
 	} else if id, ok := strings.CutPrefix(name, consumerPrefix); ok {
+		// Those of a bridge with several queues go with its first, which it always has.
 		err = remove(storage.Bridges, func(key string) bool { return strings.HasPrefix(key, id+"\x00") })
 	}
 	if err != nil {

@@ -116,3 +116,16 @@ func TestStoreOfRunningGateway(t *testing.T) {
 		t.Error("exported for nobody")
 	}
 }
+
+// What is in the store need not be what the broker put there.
+func FuzzExported(f *testing.F) {
+	f.Add([]byte("\x32\x08\x00\x01a\x00\x01\x00hi"))
+	f.Add([]byte("\x33\x08\x00\x01a\x00\x01\x00\xff\xfe"))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, message []byte) {
+		b, err := json.Marshal(exported(&storage.Held{Message: message}))
+		if err != nil || !json.Valid(b) {
+			t.Errorf("%s, %v", b, err)
+		}
+	})
+}

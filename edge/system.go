@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"forebay/broker"
+	"forebay/storage"
 )
 
 // systemInterval is how often the topics of $SYS are brought up to date:
@@ -19,15 +20,22 @@ const systemInterval = 10 * time.Second
 type system struct {
 	// Constant after newSystem.
 	server  *broker.Server
+	store   *storage.Log
 	version string
 	began   time.Time
 
-	told    map[string]string // owned by run: the last payload by topic
-	refused atomic.Bool       // set by the broker's loop
+	// Owned by run.
+	told    map[string]string // the last payload by topic
+	loads   map[string]*load  // by topic, see rates
+	looked  time.Time         // when the loads were brought up to date
+	maxHeap uint64
+
+	refused atomic.Bool // set by the broker's loop
 }
 
 func newSystem(g *Gateway) *system {
-	return &system{server: g.server, version: g.cfg.Version, began: g.began, told: map[string]string{}}
+	return &system{server: g.server, store: g.store, version: g.cfg.Version, began: g.began,
+		told: map[string]string{}, loads: map[string]*load{}}
 }
 
 func (s *system) run(ctx context.Context) error {
@@ -53,22 +61,53 @@ func (s *system) update(ctx context.Context) {
 	if s.refused.Swap(false) {
 		clear(s.told)
 	}
-	uptime := time.Since(s.began) / time.Second
+	now := time.Now()
 	s.tell("version", "forebay version "+s.version)
-	s.tell("uptime", strconv.Itoa(int(uptime))+" seconds")
+	s.tell("uptime", strconv.Itoa(int(now.Sub(s.began)/time.Second))+" seconds")
+	disconnected, total := max(st.Sessions-st.Clients, 0), max(st.Sessions, st.Clients)
 	s.tell("clients/connected", decimal(st.Clients))
+	s.tell("clients/active", decimal(st.Clients))
 	s.tell("clients/maximum", decimal(st.MaxClients))
-	s.tell("clients/disconnected", decimal(max(st.Sessions-st.Clients, 0)))
-	s.tell("clients/total", decimal(max(st.Sessions, st.Clients)))
+	s.tell("clients/disconnected", decimal(disconnected))
+	s.tell("clients/inactive", decimal(disconnected))
+	s.tell("clients/total", decimal(total))
 	s.tell("messages/received", decimal(st.PacketsReceived))
 	s.tell("messages/sent", decimal(st.PacketsSent))
 	s.tell("publish/messages/received", decimal(st.Received))
 	s.tell("publish/messages/sent", decimal(st.Sent))
 	s.tell("publish/messages/dropped", decimal(st.Dropped()))
+	s.tell("publish/bytes/received", decimal(st.ReceivedPayload))
+	s.tell("publish/bytes/sent", decimal(st.SentPayload))
 	s.tell("bytes/received", decimal(st.BytesReceived))
 	s.tell("bytes/sent", decimal(st.BytesSent))
 	s.tell("subscriptions/count", decimal(st.Subscriptions))
+	s.tell("shared_subscriptions/count", decimal(st.SharedSubscriptions))
 	s.tell("retained messages/count", decimal(st.Retained))
+	s.tellStore(&st)
+	s.tellHeap()
+	s.tellLoads(&st, now)
+}
+
+// tellStore tells what is kept: retained messages and what waits in the store,
+// for each of those who wait.
+func (s *system) tellStore(st *broker.Stats) {
+	count, size := uint64(st.Retained), uint64(st.RetainedBytes)
+	for _, name := range s.store.Consumers() {
+		if q, ok := s.store.ConsumerStats(name); ok {
+			count += uint64(q.Count)
+			size += uint64(q.Bytes)
+		}
+	}
+	s.tell("messages/stored", decimal(count))
+	s.tell("store/messages/count", decimal(count))
+	s.tell("store/messages/bytes", decimal(size))
+}
+
+func (s *system) tellHeap() {
+	heap := heapBytes()
+	s.maxHeap = max(s.maxHeap, heap)
+	s.tell("heap/current", decimal(heap))
+	s.tell("heap/maximum", decimal(s.maxHeap))
 }
 
 func decimal[T int | uint64](n T) string { return strconv.FormatUint(uint64(n), 10) }

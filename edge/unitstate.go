@@ -8,14 +8,23 @@ import (
 	"forebay/modbus"
 )
 
-// appendCounters appends, as a member of a JSON object, the counters of a unit
-// that was asked: all requests, and what is not zero of
-// timeout, failure, late, stray, crc and exception_N.
+// appendCounters appends the counters of a unit that was asked as a member of a
+// JSON object.
 func appendCounters(b []byte, c *modbus.UnitCounters) []byte {
-	if c.Requests == 0 {
-		return b
+	if counters := countersJSON(c); counters != nil {
+		b = append(append(b, `,"counters":`...), counters...)
 	}
-	b = fmt.Appendf(b, `,"counters":{"request":%d`, c.Requests)
+	return b
+}
+
+// countersJSON returns the counters of a unit: all requests, and what is not
+// zero of timeout, failure, late, stray, crc and exception_N. It is nil for a
+// unit that was not asked.
+func countersJSON(c *modbus.UnitCounters) []byte {
+	if c.Requests == 0 {
+		return nil
+	}
+	b := fmt.Appendf(nil, `{"request":%d`, c.Requests)
 	for _, n := range []struct {
 		name  string
 		count uint64

@@ -21,13 +21,12 @@ func nextAligned(wall time.Time, align time.Duration) time.Time {
 	elapsed := time.Duration(hour)*time.Hour + time.Duration(minute)*time.Minute +
 		time.Duration(second)*time.Second + time.Duration(wall.Nanosecond())
 	next := elapsed - elapsed%align + align
+	if time.Hour%align == 0 {
+		return wall.Add(next - elapsed) // an hour that comes twice has its reads twice
+	}
 	// In the fields of the wall clock: on the day that the clock changes, 06:00
 	// is not six hours behind midnight.
-	at := time.Date(year, month, day, 0, 0, int(next/time.Second), int(next%time.Second), wall.Location())
-	if !at.After(wall) { // an hour that comes twice
-		at = wall.Add(next - elapsed)
-	}
-	return at
+	return time.Date(year, month, day, 0, 0, int(next/time.Second), int(next%time.Second), wall.Location())
 }
 
 // aligned returns when a block that is aligned is due behind now.

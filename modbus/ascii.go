@@ -12,8 +12,8 @@ const asciiFrameSize = 513 // the longest
 
 // asciiStream makes a line with ASCII frames look like one with RTU frames: what
 // is written and read are whole RTU frames. So everything that the RTU transport
-// knows about late answers and echoes holds for ASCII too. A frame that is
-// damaged is left out. Read and Write must not be called concurrently.
+// knows about late answers and echoes holds for ASCII too. A frame whose LRC is
+// wrong becomes one whose CRC is wrong; other damage is left out. Read and Write must not be called concurrently.
 type asciiStream struct {
 	// Constant after construction.
 	stream
@@ -63,14 +63,18 @@ func (a *asciiStream) take(c byte) {
 	case !a.inside:
 	case c == '\n':
 		a.inside = false
-		decoded, ok := parseASCII(a.frame)
-		if !ok {
-			a.tally.crc++
-			return
-		}
 		begin := len(a.ready)
+		decoded, damage := parseASCII(a.frame)
 		a.ready = append(a.ready, decoded...)
-		a.ready = appendChecksum(a.ready, begin)
+		switch damage {
+		case whole:
+			a.ready = appendChecksum(a.ready, begin)
+		case wrongSum:
+			sum := ^crc16(decoded)
+			a.ready = append(a.ready, byte(sum), byte(sum>>8))
+		case noFrame:
+			a.tally.crc++
+		}
 	case len(a.frame) == asciiFrameSize:
 		a.inside = false
 		a.tally.crc++
@@ -90,18 +94,30 @@ func appendASCII(dst, content []byte) []byte {
 	return append(dst, digits[sum>>4], digits[sum&15], '\r', '\n')
 }
 
+// damage of an ASCII frame.
+type damage int
+
+const (
+	whole    damage = iota
+	wrongSum        // the digits are all there, but some are wrong
+	noFrame
+)
+
 // parseASCII decodes, in place, what is between the colon and the line feed of a
-// frame and returns unit, function and data; ok is false when it is damaged.
-func parseASCII(frame []byte) (content []byte, ok bool) {
+// frame and returns unit, function and data, if there are any.
+func parseASCII(frame []byte) (content []byte, d damage) {
 	if len(frame) < 7 || frame[len(frame)-1] != '\r' {
-		return nil, false
+		return nil, noFrame
 	}
 	n, err := hex.Decode(frame, frame[:len(frame)-1])
 	if err != nil || n > rtuFrameSize-1 {
-		return nil, false
+		return nil, noFrame
 	}
 	content = frame[:n-1]
-	return content, frame[n-1] == lrc(content)
+	if frame[n-1] != lrc(content) {
+		return content, wrongSum
+	}
+	return content, whole
 }
 
 // lrc is the checksum of ASCII frames: Modbus serial §6.2.1.

@@ -1,6 +1,7 @@
 // Package modbus polls Modbus devices over TCP, TLS, UDP and serial lines with
-// RTU or ASCII frames, also behind serial servers, and writes to them, on a schedule ([Poller]) or by hand ([Client]); for trials it
-// plays devices ([Simulator]). It knows registers and time; it knows no MQTT.
+// RTU or ASCII frames, also behind serial servers, and writes to them, on a
+// schedule ([Poller]) or by hand ([Client]); for trials it plays devices
+// ([Simulator]). It knows registers and time; it knows no MQTT.
 //
 // # What it promises
 //
@@ -14,6 +15,10 @@
 //   - A device that is dead, slow or talks nonsense costs its neighbours on
 //     the same link a bounded share of the link's time.
 //   - One unreadable register does not take the others of its block with it.
+//     What a device refuses is learned ([LearnedUnit]): its largest read, borders
+//     that no read may cross, and holes.
+//   - Every deadline of the schedule is met or counted as missed. Reads keep
+//     their phase, or, when they are aligned to the clock on the wall, its.
 //   - Only tags marked writable are written, within their limits, and every
 //     write is read back.
 //
@@ -25,9 +30,10 @@
 //
 //   - A device that is asked several things at once (in_flight) and answers one
 //     with the transaction identifier of another is believed.
-//   - An RTU or ASCII device that sends the same answer twice with a pause in between is
-//     not told from one that answers the next request of equal length. Doubled
-//     frames without a pause are.
+//   - An RTU or ASCII device that sends the same answer twice with a pause in
+//     between is not told from one that answers the next request of equal length.
+//     Doubled frames without a pause are. Nor is one that answers its requests
+//     in another order than it got them, or later than ten timeouts.
 //   - A part of a register in a device without function 22 is written, with
 //     read_modify_write, by writing the whole register as it was read just before.
 //   - The total of a counter with roll-over begins anew at every start, and
@@ -37,11 +43,12 @@
 //
 // # Goroutines
 //
-// [Poller.Run] starts one goroutine per connection. It owns the connection or port,
-// the read plan and the state of the link's units; nobody else touches them.
-// [Poller.Write] hands its command to that goroutine, which runs it between two
-// reads. The methods of [Sink] are called from these goroutines, several at a
-// time for several links. Run returns when all of them are gone.
+// [Poller.Run] starts one goroutine per connection. It owns the connection or
+// port, the read plan and the state of the units that share it; nobody else
+// touches them. [Poller.Write] and [Poller.ReadNow] hand what they want to that
+// goroutine, which does it between two reads. The methods of [Sink] are called
+// from these goroutines, several at a time for several links. Run returns when
+// all of them are gone.
 //
 // A [Client] has no goroutine: its requests are made by whoever calls it, one at
 // a time. A [Simulator] has one for each connection and one that moves the

@@ -123,5 +123,30 @@ func (t *tcpTransport) collect(deadline time.Time) ([]byte, error) {
 	if err := s.SetReadDeadline(deadline); err != nil {
 		return nil, t.lost(err)
 	}
-	return t.next(s)
+	if t.datagrams {
+		return t.next(s)
+	}
+	// A frame that was cut off has taken the beginning of the next for its end:
+	// what is behind it shows that. So it is believed only when that is the
+	// header of a frame, or nothing. (With one request in flight the next answer
+	// comes when nobody waits for this one any more.)
+	for {
+		frame, rest, err := splitTCP(t.unread)
+		if err == nil {
+			_, _, err = splitTCP(rest)
+		}
+		switch {
+		case err != nil:
+			t.tally.stray++
+			return nil, t.lost(err)
+		case frame != nil && (len(rest) == 0 || len(rest) >= mbapSize):
+			t.unread, t.silent = rest, 0
+			return frame, nil
+		}
+		if err := t.receive(s); isTimeout(err) {
+			return nil, nil
+		} else if err != nil {
+			return nil, t.lost(err)
+		}
+	}
 }

@@ -176,6 +176,65 @@ func startPrepared(t *testing.T, cfg modbus.Config, dial func(link string) net.C
 	return r
 }
 
+// ticks is a Sink that only counts.
+type ticks struct {
+	began    time.Time
+	interval time.Duration
+
+	mu             sync.Mutex
+	reads          uint64 // calls of Samples with values that came of the schedule
+	samples, wrong int
+	phase          map[string]time.Duration // of a tag: when in the interval it is read
+	drift          map[string]time.Duration // how far that has moved
+}
+
+func newTicks(began time.Time, interval time.Duration) *ticks {
+	return &ticks{began: began, interval: interval, phase: map[string]time.Duration{}, drift: map[string]time.Duration{}}
+}
+
+func (c *ticks) Samples(samples []modbus.Sample) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range samples {
+		s := &samples[i]
+		if s.Quality == modbus.Bad {
+			return
+		}
+		c.samples++
+		if "r"+s.Value.String() != s.Tag.Name {
+			c.wrong++
+		}
+	}
+	c.reads++
+	s := &samples[0]
+	phase := s.Time.Sub(c.began) % c.interval
+	if s.Time.Sub(c.began) < 2*c.interval {
+		c.phase[s.Tag.Name] = phase // the second read is the first in phase
+	}
+	// What waited for a late answer is read late, once.
+	if moved := (phase - c.phase[s.Tag.Name]).Abs(); moved < c.interval/4 {
+		c.drift[s.Tag.Name] = moved
+	}
+}
+
+func (c *ticks) UnitState(modbus.UnitState) {}
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// running runs a poller until the function that it returns is called.
+func running(t *testing.T, p *modbus.Poller) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- p.Run(ctx) }()
+	return func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	}
+}
+
 // toTCP connects a poller to a slave.
 func toTCP(s *modbustest.Slave) func(string) net.Conn {
 	return func(string) net.Conn {
@@ -194,18 +253,35 @@ func toRTU(s *modbustest.Slave) func(string) net.Conn {
 	}
 }
 
+// ascii is a configuration of one ASCII link called line.
+func ascii(units ...modbus.UnitConfig) modbus.Config {
+	return modbus.Config{Links: []modbus.LinkConfig{{Name: "line", ASCIIOverTCP: "plc.example:502", Units: units}}}
+}
+
+// toASCII connects a poller to a slave that speaks ASCII.
+func toASCII(s *modbustest.Slave) func(string) net.Conn {
+	return func(string) net.Conn {
+		near, far := net.Pipe()
+		go s.ServeASCII(newLine(far))
+		return near
+	}
+}
+
 // line makes of a pipe what a socket or serial port is: it takes what is sent
 // whether or not somebody reads it.
 type line struct {
 	io.Reader
 	conn net.Conn
 	out  chan []byte
+
+	mu     sync.Mutex
+	closed bool // guarded by mu
 }
 
 func newLine(conn net.Conn) *line {
 	in, received := make(chan []byte, 1000), &queue{}
 	received.in = in
-	l := &line{received, conn, make(chan []byte, 1000)}
+	l := &line{Reader: received, conn: conn, out: make(chan []byte, 1000)}
 	go func() {
 		defer close(in)
 		buf := make([]byte, 512)
@@ -229,12 +305,20 @@ func newLine(conn net.Conn) *line {
 }
 
 func (l *line) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return 0, net.ErrClosed
+	}
 	l.out <- bytes.Clone(p)
 	return len(p), nil
 }
 
 // Close ends the line when everything written has been sent.
 func (l *line) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
 	close(l.out)
 	return nil
 }

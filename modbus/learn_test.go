@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -178,9 +179,10 @@ func sameReads(a, b string) bool {
 func TestMaximumIsTriedAgainAfterADay(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		slave := modbustest.New()
-		limit := 60
+		var limit atomic.Int32
+		limit.Store(60)
 		slave.Fault = func(r modbustest.Request) modbustest.Fault {
-			if r.Count() > limit {
+			if r.Count() > int(limit.Load()) {
 				return modbustest.Fault{Exception: 3}
 			}
 			return modbustest.Fault{}
@@ -194,7 +196,7 @@ func TestMaximumIsTriedAgainAfterADay(t *testing.T) {
 		if refused > 20 {
 			t.Errorf("%d reads were refused", refused)
 		}
-		limit = 125 // new firmware
+		limit.Store(125) // new firmware
 		pass(3 * time.Hour)
 		before := len(slave.Requests())
 		pass(time.Minute)

@@ -16,6 +16,11 @@ const (
 	// before it is offline. The second is sent at once, after what others had
 	// to do, so one lost frame harms nobody.
 	offlineAfter = 2
+	// A read whose answer came damaged is made again, up to damagedReads times in
+	// all; after damagedLimit such answers in a row a unit counts as one that
+	// does not answer.
+	damagedReads = 3
+	damagedLimit = 8
 	// A unit that is offline is probed after a time that doubles from
 	// probeFirst to probeLast.
 	probeFirst = time.Second
@@ -86,6 +91,7 @@ type unit struct {
 	probeAt  time.Time // when
 	noMask   bool      // the unit does not know function 22
 	flying   int       // flights
+	damaged  int       // damaged answers in a row
 
 	counters requestCounters
 }
@@ -311,10 +317,14 @@ func (l *link) outcome(ctx context.Context, u *unit, b *block, data []byte, err 
 	case errors.Is(err, ErrDown):
 		l.wentDown(ctx, err)
 		return
+	case errors.Is(err, errDamaged) && u.damaged < damagedLimit:
+		u.onDamage(b, err, now)
+		return
 	case !Answered(err):
 		u.unanswered(b, err, begin, now)
 		return
 	}
+	u.damaged, b.damaged = 0, 0
 	u.answered(now)
 	l.counters.missed.Add(l.advance(b, now))
 	if b.gone && err != nil {

@@ -42,6 +42,8 @@ type block struct {
 	mute  int           // reads in a row without an answer
 	stale bool          // it has been said that its values are
 
+	damaged int // answers in a row that came damaged
+
 	restarted bool      // it has not been read since restart
 	demanded  time.Time // since when a read on demand is wanted; zero: none is
 

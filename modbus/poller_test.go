@@ -77,7 +77,7 @@ func (r *rig) noWrongValue(t *testing.T) (good int) {
 }
 
 func TestLateAnswersNeverGiveWrongValues(t *testing.T) {
-	for _, line := range []string{"tcp", "rtu"} {
+	for _, line := range []string{"tcp", "rtu", "ascii"} {
 		for _, units := range []int{1, 2} {
 			for _, delay := range []time.Duration{1200, 1900, 2500, 3600} {
 				name := fmt.Sprintf("%s/%d_units/%dms", line, units, delay)
@@ -102,8 +102,11 @@ func testLateAnswers(t *testing.T, line string, units int, delay time.Duration) 
 			configs = append(configs, unit(fmt.Sprint("u", i), i+1, unitTags(slave, 4, 100+200*i)...))
 		}
 		cfg, dial := tcp(configs...), toTCP(slave)
-		if line == "rtu" {
+		switch line {
+		case "rtu":
 			cfg, dial = rtu(configs...), toRTU(slave)
+		case "ascii":
+			cfg, dial = ascii(configs...), toASCII(slave)
 		}
 		r := start(t, cfg, dial)
 		pass(5 * time.Minute)

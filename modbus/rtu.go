@@ -25,6 +25,14 @@ const (
 	lateMinimum = 10 * time.Second
 )
 
+// errDamaged is the ErrTimeout of a unit that is there: what came has the form of
+// the answer, but its checksum is wrong.
+var errDamaged = fmt.Errorf("%w: what came was damaged", ErrTimeout)
+
+// damageQuiet is how long nothing may come behind a damaged answer before the
+// right one is not waited for any more.
+const damageQuiet = 50 * time.Millisecond
+
 // rtuTransport carries RTU frames over a serial port or a TCP connection.
 //
 // RTU answers do not say which request they answer, so a late answer to one
@@ -197,7 +205,7 @@ func (t *rtuTransport) exchange(request []byte, answer rtuAnswer) ([]byte, error
 	if err := s.SetReadDeadline(deadline); err != nil {
 		return nil, t.lost(err)
 	}
-	frame, err := t.await(s, request, answer)
+	frame, err := t.await(s, request, answer, deadline)
 	switch {
 	case err != nil:
 		return nil, err
@@ -239,7 +247,7 @@ func (t *rtuTransport) listen(d time.Duration) error {
 }
 
 // await reads until the answer is complete; frame is nil at the deadline.
-func (t *rtuTransport) await(s stream, request []byte, answer rtuAnswer) (frame []byte, err error) {
+func (t *rtuTransport) await(s stream, request []byte, answer rtuAnswer, deadline time.Time) (frame []byte, err error) {
 	heard := false // our own request
 	for {
 		heard = heard || t.skipEcho(request, answer)
@@ -249,6 +257,14 @@ func (t *rtuTransport) await(s stream, request []byte, answer rtuAnswer) (frame 
 		}
 		if len(t.unread) > rtuFrameSize {
 			t.unread = t.unread[len(t.unread)-rtuFrameSize:]
+		}
+		if answer.damaged(t.unread) {
+			// It came, so there is no need to wait for the deadline.
+			if quiet := time.Now().Add(damageQuiet); quiet.Before(deadline) {
+				if err := s.SetReadDeadline(quiet); err != nil {
+					return nil, t.lost(err)
+				}
+			}
 		}
 		n := copy(t.buf[:], t.unread)
 		m, err := s.Read(t.buf[n:])
@@ -315,9 +331,9 @@ func (t *rtuTransport) timedOut(answer rtuAnswer) error {
 	}
 	if answer.damaged(t.unread) {
 		t.tally.crc++
-	} else {
-		t.tally.stray++
+		return fmt.Errorf("modbus: %w", errDamaged)
 	}
+	t.tally.stray++
 	return fmt.Errorf("modbus: %w: %v (%d bytes came that are not the answer of unit %d)", ErrTimeout, t.timeout, len(t.unread), answer.unit)
 }
 

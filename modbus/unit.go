@@ -21,6 +21,22 @@ func (u *unit) answered(now time.Time) {
 	}
 }
 
+// onDamage notes that an answer came damaged: the unit is there, and the read is
+// made again at once, but not too often.
+func (u *unit) onDamage(b *block, err error, now time.Time) {
+	u.answered(now)
+	u.damaged++
+	b.damaged++
+	if b.damaged < damagedReads {
+		return // it is as due as it was
+	}
+	b.damaged = 0
+	u.link.counters.missed.Add(u.link.advance(b, now))
+	b.err = err
+	u.link.deliverBad(u, b.tags, err, now)
+	u.judge(now)
+}
+
 // unanswered notes that a request got no answer. The first time another block
 // is asked at once: if the unit answers that, the request is repeated, and if
 // that fails too, it is this block alone that stays without an answer. If the

@@ -186,7 +186,7 @@ func take(tb testing.TB, c *Cursor, n int, fn func(i int, e *Entry)) {
 func BenchmarkBacklog(b *testing.B) {
 	const size = 1000
 	mb := setting(b, envBacklog, 64)
-	n := mb * (1 << 20) / size
+	n := mb * (1 << 20 / size)
 	for b.Loop() {
 		cfg := testConfig(b.TempDir())
 		cfg.MaxSize = 1 << 40
@@ -283,11 +283,6 @@ func BenchmarkOnline(b *testing.B) {
 		c := mustConsumer(b, l, "c", Limits{})
 		c.SetLive(true)
 		mustSafe(b, l, l.Stats().Appended)
-		eventually(b, "the first checkpoint", func() bool {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			return !l.point.dirty()
-		})
 		every := time.NewTicker(10 * time.Millisecond)
 		written := deviceWritten(b, cfg.Path)
 		n := 100 * seconds
@@ -313,7 +308,7 @@ func TestLargeBacklog(t *testing.T) {
 		t.Skip(envBacklog + " is not set")
 	}
 	const size = 64 << 10
-	n := setting(t, envBacklog, 0) * (1 << 20) / size
+	n := setting(t, envBacklog, 0) * (1 << 20 / size)
 	cfg := testConfig(t.TempDir())
 	cfg.MaxSize = 1 << 40
 	backlog(t, cfg, n, size, func(int) {})

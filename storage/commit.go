@@ -121,20 +121,36 @@ func (l *Log) due(now time.Time) time.Duration {
 	if oldest, ok := l.lazy.oldest(); ok {
 		wait = min(wait, oldest.Add(l.cfg.MaxAckDelay).Sub(now))
 	}
-	if l.busy() == nil && l.point.written {
-		if l.point.records >= l.tune.records || l.rowBytes >= maxRowBytes {
-			return 0
-		}
-		wait = min(wait, l.point.at.Add(l.tune.checkpoint).Sub(now))
+	if l.busy() == nil && l.point.written > 0 {
+		wait = min(wait, l.pointDue().Sub(now))
 	}
 	return wait
 }
 
+// pointDue returns when the next checkpoint is due if something has been
+// written. It costs more than a commit does: as long as there is little to say,
+// and no space to come back, it may take its time. l.mu is held.
+func (l *Log) pointDue() time.Time {
+	p := &l.point
+	switch {
+	case p.records >= l.tune.records || l.rowBytes >= maxRowBytes:
+		return p.at
+	case p.written >= littleWritten || p.spare || l.drained():
+		return p.at.Add(l.tune.checkpoint)
+	}
+	return p.at.Add(12 * l.tune.checkpoint)
+}
+
+// drained tells whether the current segment can be given up. l.mu is held.
+func (l *Log) drained() bool { return l.current.users == 0 && l.current.filled >= l.tune.rotate }
+
 // take closes what is open and describes it. l.mu is held.
 func (l *Log) take(now time.Time, closing bool) *group {
-	point := l.busy() == nil && (closing && l.point.dirty() || l.point.written) &&
-		(closing || l.point.records >= l.tune.records || l.rowBytes >= maxRowBytes || !now.Before(l.point.at.Add(l.tune.checkpoint)))
+	point := l.busy() == nil && (closing && l.point.dirty() || l.point.written > 0 && !now.Before(l.pointDue()))
 	g := &group{segment: l.current}
+	if last, ok := l.settledOnly(now); ok && !point && !closing {
+		return l.takeMarks(g, last)
+	}
 	lazy := l.cfg.MaxAckDelay > 0
 	g.write = l.marksDue || point && len(l.marked) > 0 || len(l.open) > 0 && (!lazy || l.lazy.any())
 	if g.write {
@@ -160,6 +176,20 @@ func (l *Log) take(now time.Time, closing bool) *group {
 	return g
 }
 
+// takeMarks makes a group of what the cursors did alone. l.mu is held.
+func (l *Log) takeMarks(g *group, last Seq) *group {
+	ch := &chunk{first: last}
+	if ch.buf = l.takenMarks(last); ch.buf != nil {
+		ch.out = ch.buf
+		l.grown(ch, len(ch.buf))
+		g.chunks, g.write = []*chunk{ch}, true
+	}
+	g.last, l.lazy.said = last, last
+	l.marksDue, l.deadline = false, time.Time{}
+	l.place(g, false)
+	return g
+}
+
 // place decides how g reaches the disk. l.mu is held.
 func (l *Log) place(g *group, point bool) {
 	size := int64(0)
@@ -167,7 +197,9 @@ func (l *Log) place(g *group, point bool) {
 		size += int64(len(ch.out))
 	}
 	g.write = g.write && size > 0
-	l.point.written = l.point.written || g.write
+	if g.write {
+		l.point.written += wholePages(groupHeader + size)
+	}
 	switch {
 	case !g.write:
 	case l.journal == nil || l.journal.direct(size):
@@ -185,9 +217,10 @@ func (l *Log) place(g *group, point bool) {
 		}
 	}
 	g.seal = (g.turn || g.direct) && l.current.filled >= l.tune.segment ||
-		point && l.current.users == 0 && l.current.filled >= l.tune.rotate
+		point && l.drained()
 	if g.seal {
 		l.current.sealed, l.current.last = true, g.last
+		l.point.spare = l.point.spare || l.current.users == 0
 		g.census = l.census()
 		g.next = l.newSegment(l.current.id + 1)
 	}
@@ -237,6 +270,17 @@ func (z *lazyState) keep(frames []byte) []byte {
 
 // appendMarks writes what the cursors did since the last commit. l.mu is held.
 func (l *Log) appendMarks() {
+	if frame := l.takenMarks(l.seq + 1); frame != nil {
+		ch := l.space(len(frame))
+		l.seq++
+		ch.buf = append(ch.buf, frame...)
+		l.grown(ch, len(frame))
+	}
+}
+
+// takenMarks returns what the cursors did since the last commit as a frame with
+// that Seq, or nil, and forgets it. l.mu is held.
+func (l *Log) takenMarks(seq Seq) (b []byte) {
 	room, groups := frameHeader+3*binary.MaxVarintLen64, 0
 	for _, c := range l.marked {
 		if c.removed {
@@ -251,19 +295,15 @@ func (l *Log) appendMarks() {
 		}
 	}
 	if groups > 0 {
-		ch := l.space(room)
-		start := len(ch.buf)
-		l.seq++
-		b := beginFrame(ch.buf, frameMarks)
-		b = binary.AppendUvarint(b, uint64(l.seq))
+		b = beginFrame(make([]byte, 0, room), frameMarks)
+		b = binary.AppendUvarint(b, uint64(seq))
 		b = binary.AppendUvarint(b, uint64(groups))
 		for _, c := range l.marked {
 			if !c.removed {
 				b = c.marks.append(b, c.id)
 			}
 		}
-		ch.buf = endFrame(b, start)
-		l.grown(ch, len(ch.buf)-start)
+		b = endFrame(b, 0)
 	}
 	for _, c := range l.marked {
 		m := &c.marks
@@ -271,6 +311,7 @@ func (l *Log) appendMarks() {
 		clear(m.dropped)
 	}
 	l.marked = l.marked[:0]
+	return b
 }
 
 func (m *marks) append(b []byte, id ConsumerID) []byte {
@@ -385,7 +426,7 @@ func (l *Log) write(g *group) error {
 // committed advances Safe, moves the chunks to the tail and returns whom to
 // notify. l.mu is held.
 func (l *Log) committed(g *group, notify []func()) []func() {
-	l.safe = g.last
+	l.safe = max(l.safe, g.last) // of marks alone, it may have gone on meanwhile
 	l.lazy.advance(l)
 	l.wakeWaiters()
 	for _, ch := range g.chunks {

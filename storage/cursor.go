@@ -430,7 +430,13 @@ func (c *Cursor) seqOf(n uint64) Seq {
 }
 
 // leave says that c needs nothing from g any more.
-func (c *Cursor) leave(g *segment) { g.users-- }
+func (c *Cursor) leave(g *segment) {
+	g.users--
+	if g.users == 0 && g.sealed {
+		c.log.point.spare = true
+		c.log.point.written++ // it goes with the next checkpoint
+	}
+}
 
 // trim forgets the refs up to n.
 func (c *Cursor) trim(n uint64) {

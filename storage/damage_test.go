@@ -411,7 +411,7 @@ func testDiskFull(t *testing.T, dir string) {
 		if err := syscall.Statfs(dir, &s); err != nil {
 			t.Fatal(err)
 		}
-		return l.Stats().Segments <= 1 && l.Stats().Disk < idle(l) && int64(s.Bavail)*s.Bsize > 4<<20
+		return l.Stats().Segments <= 1 && l.Stats().Disk < idle(l) && int64(s.Bavail)*int64(s.Bsize) > 4<<20
 	})
 	if err := l.Probe(); err != nil {
 		t.Errorf("Probe of a disk with room: %v", err)

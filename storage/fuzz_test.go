@@ -39,7 +39,26 @@ func FuzzChunk(f *testing.F) {
 		_ = r.applyChunk(g, frames) // an error is as good as none
 		fetch := &fetch{consumer: 3, until: 1 << 62, budget: 1000}
 		_, _, _ = fetch.scan(frames, 0)
+		walkFuzz(t, frames)
 	})
+}
+
+// walkFuzz looks at frames as the tools do, and copies what they would.
+func walkFuzz(t *testing.T, frames []byte) {
+	t.Helper()
+	v := &View{held: map[ConsumerID]*holding{3: {name: "c", last: 1 << 62}}}
+	held, found := 0, 0
+	w := walk{view: v, message: func(*Held) error { held++; return nil }, damage: func(Finding) { found++ }}
+	if err := w.frames(1, frames); err != nil {
+		t.Errorf("an error of nobody: %v", err)
+	}
+	whole := readable(frames)
+	indexOf(whole) // which panics if a copy does not parse
+	again := 0
+	w.message = func(*Held) error { again++; return nil }
+	if err := w.frames(1, whole); err != nil || again != held {
+		t.Errorf("of %d messages %d are copied, %v", held, again, err)
+	}
 }
 
 // FuzzBody gives frames with a right checksum to the parsers behind it.
@@ -56,6 +75,7 @@ func FuzzBody(f *testing.F) {
 		_ = newCursor(r.log, 1, "").decode(&parser{b: body}, func(id uint32) *segment { return &segment{id: id} })
 		_, _ = decodeCheckpoint(body)
 		_, _, _ = (&fetch{consumer: 3, until: 1 << 62, budget: 1000}).scan(frame, 0)
+		walkFuzz(t, append(frame, frame...))
 	})
 }
 

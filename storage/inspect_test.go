@@ -217,3 +217,17 @@ func TestPurge(t *testing.T) {
 		t.Errorf("after the end: %+v", in.Consumers)
 	}
 }
+
+// The tools read what version 1 wrote.
+func TestInspectGolden(t *testing.T) {
+	in := mustInspect(t, copyDir(t, "testdata/v1"))
+	if len(in.Consumers) != 2 || in.Consumers[0].Name != "bridge cloud" || in.Consumers[0].Count != 3 || in.Consumers[0].Received != 1 || in.Rows[Retained] != 1 {
+		t.Errorf("%+v", in.View)
+	}
+	if got := heldOf(t, in.View, "bridge cloud"); len(got) != 3 || got[2] != "two" || got[4] != "four" || got[6] != "six" {
+		t.Errorf("%v", got)
+	}
+	if found, err := in.Check(nil); err != nil || len(found) > 0 {
+		t.Errorf("%v, %v", found, err)
+	}
+}

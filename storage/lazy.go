@@ -16,7 +16,11 @@ type lazyState struct {
 	need  []int32     // deliveries not settled; -1: to be written whatever happens
 	born  []time.Time // when they were appended
 	head  int         // records before it are safe
+	said  Seq         // of the last marks that were written before what still waits
 }
+
+// MaxAckDelay returns the one of Config. It is constant.
+func (l *Log) MaxAckDelay() time.Duration { return l.cfg.MaxAckDelay }
 
 // note describes the record with the Seq given out last.
 func (z *lazyState) note(l *Log, need int32) {
@@ -33,6 +37,34 @@ func (z *lazyState) oldest() (time.Time, bool) {
 		}
 	}
 	return time.Time{}, false
+}
+
+// settledOnly tells whether all that is due is what cursors did, while records
+// still wait for their acknowledgements: then it is not worth writing these. last
+// is the Seq before the first of them, which had a record that is not written, so
+// that the marks can have it: then they come before what they do not cover.
+//
+// It is not so when somebody has acknowledged out of order: then a mark could
+// be durable, and an n below it unknown.
+func (l *Log) settledOnly(now time.Time) (last Seq, ok bool) {
+	oldest, waits := l.lazy.oldest()
+	z := &l.lazy
+	if l.urgent || !waits || !now.Before(oldest.Add(l.cfg.MaxAckDelay)) ||
+		l.journal == nil || !l.journal.fits(min(maxJournaled, l.journal.half/4)) || l.current.filled >= l.tune.segment || // what waits belongs to this segment
+		z.head == 0 || l.safe+1 != z.first+Seq(z.head) || l.safe <= z.said {
+		return 0, false
+	}
+	for _, ch := range l.open {
+		if ch.first == l.safe {
+			return 0, false // chunks are told apart by their first Seq
+		}
+	}
+	for _, c := range l.marked {
+		if len(c.done) > 0 || len(c.marks.received) > 0 {
+			return 0, false
+		}
+	}
+	return l.safe, true
 }
 
 // waits reports whether a record is held back.

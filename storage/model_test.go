@@ -143,7 +143,7 @@ func (m *model) checkEntries(t *testing.T, c *Cursor, want *foldedConsumer, clea
 	}
 	for n := range want.entries {
 		if !delivered[n] && !want.received[n] && !m.acked[entryID{want.id, n}] {
-			t.Fatalf("%s: n %d is lost (%d delivered); %+v", c.Name(), n, len(delivered), c.Stats())
+			t.Fatalf("%s: n %d is lost (%d delivered); %+v; acknowledged up to %d of %d and %v", c.Name(), n, len(delivered), c.Stats(), c.low, c.last, c.done)
 		}
 	}
 }
@@ -196,6 +196,7 @@ type driver struct {
 	ready   atomic.Pointer[Log] // l, once it is open
 	crashes int
 	failing bool // the disk will
+	online  int  // messages still to pass
 }
 
 // failed reports whether err says what was to be expected of a failing disk.
@@ -428,7 +429,7 @@ func TestModel(t *testing.T) {
 				d := &driver{t: t, r: rand.New(rand.NewPCG(seed, 1)), m: model{acked: map[entryID]bool{}}, copies: make(chan crash, 2)}
 				d.cfg.SetDefaults()
 				d.cfg.MaxAckDelay = delay
-				d.open(t.TempDir())
+				d.open(ramDir(t))
 				t.Cleanup(func() {
 					if err := d.l.Close(); err != nil && !errors.Is(err, ErrClosed) {
 						t.Error(err)

@@ -165,6 +165,7 @@ type fetch struct {
 	budget   int
 	round    uint32
 	at       place
+	next     uint32 // the sealed segment that the consumer comes to after this one, or 0
 
 	entries []Entry
 	end     uint64
@@ -190,6 +191,9 @@ func (c *Cursor) plan() *fetch {
 		}
 		if f.from > f.until {
 			break
+		}
+		if i+1 < len(c.parts) && c.parts[i+1].segment.sealed {
+			f.next = c.parts[i+1].segment.id
 		}
 		return f
 	}
@@ -268,7 +272,7 @@ func (l *Log) setAside(g *segment) {
 	if rename {
 		g.bad = true
 		l.damaged++
-		l.point.written = true // the state has something to tell
+		l.point.written++ // the state has something to tell
 	}
 	l.mu.Unlock()
 	if !rename {
@@ -392,9 +396,12 @@ func (r *reader) database(f *fetch) (*bolt.DB, error) {
 	if len(r.open) == openAtOnce {
 		r.close(r.open[0].id)
 	}
-	db, err := openSealed(r.log.dir, id)
+	db, err := openWhole(r.log.dir, id)
 	if err != nil {
 		return nil, err
+	}
+	if f.next != 0 {
+		r.log.dir.readAhead(segmentName(f.next))
 	}
 	r.open = append(r.open, sealed{id, db})
 	return db, nil

@@ -144,9 +144,7 @@ func (w *writer) commit(pieces []piece) (size int64, err error) {
 	need := 0
 	indexes := make([][]share, len(pieces))
 	for i, p := range pieces {
-		if indexes[i], err = indexOf(p.frames); err != nil {
-			panic("BUG: storage: own chunk does not parse: " + err.Error())
-		}
+		indexes[i] = indexOf(p.frames)
 		need += chunkHeader + frameHeader + 32*len(indexes[i]) + 16 + len(p.frames)
 	}
 	if cap(w.buf) < need || cap(w.buf) > 4*need+1<<20 {
@@ -179,39 +177,63 @@ func (w *writer) commit(pieces []piece) (size int64, err error) {
 func (w *writer) close() error { return w.db.Close() }
 
 // indexOf lists the consumers in frames that this process encoded, with their
-// first and last n.
-func indexOf(frames []byte) ([]share, error) {
+// first and last n. Nothing is checked: the checksums were computed a moment ago.
+func indexOf(frames []byte) []share {
 	var index []share
 	at := map[ConsumerID]int{}
+	i := 0 // of the consumer before, who is mostly the next as well
 	for len(frames) > 0 {
-		// The checksum was computed a moment ago: only the length is needed.
 		end := frameHeader + int(binary.LittleEndian.Uint32(frames[1:]))
 		if frames[0] == frameMessage {
-			m := parseMessage(frames[frameHeader:end])
-			for range m.deliveries {
-				d := m.delivery()
-				i, ok := at[d.consumer]
-				if !ok {
-					i = len(index)
-					at[d.consumer] = i
-					index = append(index, share{consumer: d.consumer, first: d.n})
-				}
-				index[i].last = d.n
+			b := frames[frameHeader:end]
+			for range 3 { // Seq, time, length
+				_, b = takeUvarint(b)
 			}
-			if m.p.err != nil {
-				return nil, m.p.err
+			deliveries, b := takeUvarint(b)
+			for range deliveries {
+				var id, n, extra uint64
+				id, b = takeUvarint(b)
+				n, b = takeUvarint(b)
+				extra, b = takeUvarint(b[1:])
+				b = b[extra>>1:]
+				if i == len(index) || index[i].consumer != ConsumerID(id) {
+					var ok bool
+					if i, ok = at[ConsumerID(id)]; !ok {
+						i = len(index)
+						at[ConsumerID(id)] = i
+						index = append(index, share{consumer: ConsumerID(id), first: n})
+					}
+				}
+				index[i].last = n
 			}
 		}
 		frames = frames[end:]
 	}
-	return index, nil
+	return index
+}
+
+// takeUvarint takes a number off b, which begins with one.
+func takeUvarint(b []byte) (uint64, []byte) {
+	if b[0] < 0x80 {
+		return uint64(b[0]), b[1:]
+	}
+	v, n := binary.Uvarint(b)
+	return v, b[n:]
 }
 
 // openSealed opens a segment for reading. Nothing in it is trusted: use it
 // inside guard only.
-func openSealed(dir *directory, id uint32) (*bolt.DB, error) {
+func openSealed(dir *directory, id uint32) (*bolt.DB, error) { return openSegment(dir, id, 0) }
+
+// openWhole is openSealed for a segment that is going to be read to its end:
+// without MAP_POPULATE each page would cost a fault.
+func openWhole(dir *directory, id uint32) (*bolt.DB, error) {
+	return openSegment(dir, id, unix.MAP_POPULATE)
+}
+
+func openSegment(dir *directory, id uint32, mmapFlags int) (*bolt.DB, error) {
 	name := segmentName(id)
-	db, err := openReadOnly(dir, name)
+	db, err := openReadOnly(dir, name, mmapFlags)
 	if err != nil {
 		return nil, err
 	}
@@ -228,7 +250,18 @@ func openSealed(dir *directory, id uint32) (*bolt.DB, error) {
 	return db, nil
 }
 
-func openReadOnly(dir *directory, name string) (*bolt.DB, error) {
+// readAhead has the kernel read a file that is going to be opened. A refusal
+// costs only speed.
+func (d *directory) readAhead(name string) {
+	f, err := os.Open(d.file(name))
+	if err != nil {
+		return
+	}
+	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_WILLNEED)
+	_ = f.Close() // nothing was written
+}
+
+func openReadOnly(dir *directory, name string, mmapFlags int) (*bolt.DB, error) {
 	if err := dir.step("open", name); err != nil {
 		return nil, err
 	}
@@ -236,6 +269,7 @@ func openReadOnly(dir *directory, name string) (*bolt.DB, error) {
 		ReadOnly:     true,
 		Timeout:      lockTimeout,
 		NoStatistics: true,
+		MmapFlags:    mmapFlags,
 		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
 			f, err := os.OpenFile(filepath.Clean(name), flag, mode)
 			if err == nil {

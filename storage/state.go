@@ -14,8 +14,10 @@ import (
 )
 
 const (
-	stateName   = "state.db"
-	maxRowBytes = 1 << 20 // of table changes in memory, after which a checkpoint is due
+	stateName = "state.db"
+
+	littleWritten = 512 << 10 // bytes, which make no checkpoint worth its price
+	maxRowBytes   = 1 << 20   // of table changes in memory, after which a checkpoint is due
 )
 
 var (
@@ -27,7 +29,8 @@ var (
 // pointState is what the next checkpoint will be made of. Guarded by Log.mu.
 type pointState struct {
 	at      time.Time     // of the last
-	written bool          // something was, since: a log that spares the disk does so here too
+	written int64         // bytes, since: a log that spares the disk does so here too
+	spare   bool          // a sealed segment is needed no more
 	records int           // since
 	cursors []*Cursor     // changed since
 	removed []ConsumerID  // since
@@ -35,7 +38,7 @@ type pointState struct {
 }
 
 func (p *pointState) dirty() bool {
-	return p.written || p.records > 0 || len(p.cursors) > 0 || len(p.removed) > 0
+	return p.written > 0 || p.records > 0 || len(p.cursors) > 0 || len(p.removed) > 0
 }
 
 // checkpoint is what the log says up to seq.
@@ -343,7 +346,7 @@ func readState(dir *directory) (*oldState, error) {
 	}
 	s.found = true
 	err := guard(func() error {
-		db, err := openReadOnly(dir, stateName)
+		db, err := openReadOnly(dir, stateName, 0)
 		if err != nil {
 			return err
 		}

@@ -114,6 +114,7 @@ func (conn *Conn) sendForm(pub *publication, w way, first byte, id uint16) {
 		}
 	}
 	conn.core.stats.Sent++
+	conn.core.stats.SentPayload += uint64(len(pub.p.Payload))
 	conn.writeForm(fm.whole, first, fm.idOffset, id)
 }
 

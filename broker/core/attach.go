@@ -34,6 +34,9 @@ func (c *Core) Attach(a Attachment) error {
 	return nil
 }
 
+// Resort makes the attachments with Place decide anew.
+func (c *Core) Resort() { c.router.generation++ }
+
 // Detach ends an attachment; its queue is its owner's. It is not an error if there is none.
 func (c *Core) Detach(name string) {
 	at := c.attachments[name]

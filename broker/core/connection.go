@@ -27,7 +27,7 @@ type Conn struct {
 	quiet       time.Duration
 	bridge      bool // 3.x: the level was sent with 0x80 added
 	assigned    bool // the client identifier is ours
-	curt        bool // 5.0: the client wants no reason strings where it can choose
+	curt        bool // 5.0: the client wants no reason strings
 	askedExpiry uint32
 
 	login       *packet.Connect // until it is decided about: a copy of its own
@@ -42,6 +42,7 @@ type Conn struct {
 	seen        time.Duration   // when the client was last heard of
 
 	out     output
+	pace    *pace // nil: it may send as fast as it likes
 	acks    ackQueue
 	unacked int      // QoS 1 and 2 messages from the client that it has no final answer for
 	aliases [][]byte // topic of alias i+1; nil: not set
@@ -73,19 +74,22 @@ func (conn *Conn) Closing() bool { return conn.over }
 
 // Paused reports that the core takes nothing from this connection for now: its login is being decided, its CONNACK waits
 // for the disk, too many of its acknowledgements do, its messages went to so many that others have their turn first,
-// or the core is draining. The loop need not read it. The end of
+// it has sent more than its rate allows, or the core is draining. The loop need not read it. The end of
 // the pause shows as a call in [Core.Flush]; the bytes that Receive has left are then given to it again.
 func (conn *Conn) Paused() bool {
 	if conn.over {
 		return false
 	}
 	return conn.deciding() || conn.session != nil && !conn.established ||
-		conn.ending || conn.resting || conn.core.draining || conn.acks.len() >= maxWaitingAcks
+		conn.ending || conn.resting || conn.pace != nil && conn.pace.slowed || conn.core.draining || conn.acks.len() >= maxWaitingAcks
 }
 
 // Accept makes a connection of a transport that has just been opened.
 func (c *Core) Accept(info ConnInfo) *Conn {
 	conn := &Conn{core: c, info: info, place: len(c.conns), seen: c.clock, maxPacket: math.MaxUint32}
+	if info.MessageRate > 0 || info.ByteRate > 0 {
+		conn.pace = &pace{}
+	}
 	c.conns = append(c.conns, conn)
 	if c.draining {
 		conn.end(packet.ReasonServerShuttingDown, "shutting down")
@@ -112,7 +116,10 @@ func (c *Core) Receive(conn *Conn, b []byte) (consumed int) {
 		if err := conn.onPacket(f); err != nil {
 			conn.fail(err)
 		}
-		if c.delivered >= roundDeliveries && !conn.over {
+		if conn.Paced() {
+			conn.spend(f)
+		}
+		if c.RoundFull() && !conn.over {
 			conn.resting = true
 			c.resting = append(c.resting, conn)
 		}
@@ -126,13 +133,19 @@ func (c *Core) Receive(conn *Conn, b []byte) (consumed int) {
 	return consumed
 }
 
-// roundDeliveries is how many deliveries are made in a round before a connection has to wait for the next: a publisher
-// to thousands of subscribers must not make everybody else wait for all it has sent. It is less than a millisecond.
-const roundDeliveries = 10_000
+// roundWork is how much is done in a round before what remains has to wait for the next: a publisher to thousands of
+// subscribers, a subscription to all retained messages, thousands of clients that come back to full queues must not
+// make everybody else wait for all of it. The unit is a delivery, or a look at a retained message or a session; this
+// many take less than a millisecond or two. What waits for sessions has a share of its own: a flood of live messages must
+// not starve them.
+const roundWork = 10_000
+
+// RoundFull reports that this round, which ends with the next Tick, has had its share of work: what can wait should.
+func (c *Core) RoundFull() bool { return c.work >= roundWork }
 
 // rest ends the rest of connections: a new round begins.
 func (c *Core) rest() {
-	c.delivered = 0
+	c.work, c.pulled = 0, 0
 	for _, conn := range c.resting {
 		conn.resting = false
 		c.touch(conn)

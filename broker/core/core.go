@@ -17,11 +17,12 @@ type Core struct {
 	startWall int64 // Unix ms
 
 	// Time, as Tick told it.
-	clock     time.Duration // since start
-	wall      int64         // Unix ms
-	nextSweep time.Duration
-	nextSave  time.Duration
-	nextDue   time.Duration // no session has anything to do before
+	clock      time.Duration // since start
+	wall       int64         // Unix ms
+	nextSweep  time.Duration
+	nextSave   time.Duration
+	nextSlowed time.Duration // nobody in slowed may go on before
+	nextDue    time.Duration // no session has anything to do before
 
 	// State.
 	conns         []*Conn
@@ -50,8 +51,11 @@ type Core struct {
 	pulls, sparePulls     []*session
 	condemned             []condemned
 	resting               []*Conn // have used up the round
-	delivered             int     // deliveries in this round
+	slowed                []*Conn // have used up more than their rate allows
+	work, pulled          int     // in this round, see roundWork
 	flushDue              bool
+	sweepOn               bool // sweepConnections has stopped in the middle
+	expireOn              bool // expire has
 	workLeft              bool
 
 	// Memory that is used again and again.
@@ -95,11 +99,14 @@ type Events interface {
 	Refused(conn *Conn, reason packet.Reason, why string)
 }
 
-// ConnInfo is what the transport knows about a connection. The core hands it on, and reads User.
+// ConnInfo is what the transport knows about a connection. The core hands it on, and reads User and the rates.
 type ConnInfo struct {
-	Remote    string // address and port
-	Listener  string
-	Anonymous bool // the listener accepts clients without a username
+	Remote   string // address and port
+	Listener string
+	// MessageRate and ByteRate are how many packets and bytes of them the client may send in a second; 0: any.
+	MessageRate int
+	ByteRate    int64
+	Anonymous   bool // the listener accepts clients without a username
 	// User is who the client is, as the transport has found out: its username, whatever it says itself. Empty: the
 	// transport does not know.
 	User string
@@ -125,6 +132,17 @@ type Attachment struct {
 	// Live is called in the loop for each message with QoS 0. It copies what it keeps, must not block, and must not
 	// call the Core. p.QoS is that of the publisher.
 	Live func(p *packet.Publish)
+	// Place, if set, decides about each topic that a filter matches, in place of QueueID and of the filters' QoS; false:
+	// the attachment does not get it. It is called in the loop, its answer is kept until Resort, it must not block, and
+	// must not call the Core or keep topic.
+	Place func(topic []byte) (Place, bool)
+}
+
+// Place is where an attachment wants a topic, and how.
+type Place struct {
+	QueueID uint32
+	MaxQoS  byte
+	Lift    byte
 }
 
 // AttachFilter is one filter of an attachment. A message that matches several goes to the attachment once, with the
@@ -141,7 +159,7 @@ func New(cfg Config, log Log, events Events, now time.Time) *Core {
 	cfg.SetDefaults()
 	c := &Core{
 		cfg: cfg, log: log, events: events, start: now, startWall: now.UnixMilli(), wall: now.UnixMilli(),
-		nextSave: saveInterval, nextDue: never, accessChanges: 1, accessSeq: math.MaxUint64,
+		nextSave: saveInterval, nextDue: never, nextSlowed: never, accessChanges: 1, accessSeq: math.MaxUint64,
 		sessions: map[string]*session{}, queues: map[uint32]*session{}, attachments: map[string]*attachment{},
 	}
 	c.router.maySee = c.maySee
@@ -153,6 +171,10 @@ func (c *Core) Tick(now time.Time) {
 	c.clock = max(c.clock, now.Sub(c.start))
 	c.wall = now.UnixMilli()
 	c.rest()
+	c.hasten()
+	if c.sweepOn {
+		c.sweepConnections()
+	}
 	if c.clock >= c.nextSweep {
 		c.nextSweep = c.clock + time.Second
 		c.sweepConnections()
@@ -166,12 +188,22 @@ func (c *Core) Tick(now time.Time) {
 	}
 }
 
-// sweepConnections closes those that have been silent for too long.
+// endCost is what the end of a session counts as work: its will, its rows.
+const endCost = 50
+
+// sweepConnections closes those that have been silent for too long, as many as the round has room for.
 func (c *Core) sweepConnections() {
+	c.sweepOn = false
 	for _, conn := range c.conns {
+		if c.RoundFull() {
+			c.sweepOn = true
+			return
+		}
+		if conn.over {
+			continue
+		}
 		silent := c.clock - conn.seen
 		switch {
-		case conn.over:
 		case conn.Paused():
 			conn.seen = c.clock // it is we who do not listen
 		case conn.version == 0 && silent >= c.cfg.ConnectTimeout:
@@ -180,6 +212,9 @@ func (c *Core) sweepConnections() {
 			conn.authFailed(packet.ReasonNotAuthorized) // it is silent in the midst of its authentication
 		case conn.quiet > 0 && silent >= conn.quiet:
 			conn.close(packet.ReasonKeepAliveTimeout, "keep alive timeout") // [MQTT-3.1.2-22]
+		}
+		if conn.over {
+			c.work += endCost
 		}
 	}
 }
@@ -196,9 +231,16 @@ func (c *Core) Flush(write func(*Conn)) {
 	}
 	pulls := c.pulls
 	c.pulls = c.sparePulls[:0]
-	for _, s := range pulls {
+	for i, s := range pulls {
+		if c.pulled >= roundWork {
+			c.pulls = append(c.pulls, pulls[i:]...)
+			break
+		}
 		s.pulling = false
+		work := c.work
 		s.pull(c)
+		c.pulled += c.work - work
+		c.work = work
 	}
 	clear(pulls)
 	c.sparePulls = pulls[:0]
@@ -224,7 +266,8 @@ func (c *Core) FlushDue() bool { return c.flushDue }
 
 // Busy reports that work was left for the next round: the loop should not sleep before it.
 func (c *Core) Busy() bool {
-	return len(c.pulls) > 0 || len(c.touched) > 0 || len(c.condemned) > 0 || len(c.resting) > 0 || c.workLeft
+	return len(c.pulls) > 0 || len(c.touched) > 0 || len(c.condemned) > 0 || len(c.resting) > 0 || c.workLeft ||
+		c.sweepOn || c.expireOn
 }
 
 // Drain begins the end: connections are read no more, and each is closed (5.0: with DISCONNECT and reason, usually
@@ -264,6 +307,9 @@ func (c *Core) Stats() Stats {
 	st := c.stats
 	st.PacketsSent += st.Sent // on their way they are counted once
 	st.Connections, st.Sessions, st.Subscriptions = len(c.conns), len(c.sessions), c.router.count
+	for _, sh := range c.router.shares {
+		st.SharedSubscriptions += len(sh.members)
+	}
 	st.Retained, st.RetainedBytes = len(c.retained.byTopic), c.retained.bytes
 	st.MemoryBytes = c.memory()
 	return st
@@ -277,12 +323,16 @@ func (s *Stats) Dropped() uint64 {
 // Stats are the core's counters, since New, and its present sizes.
 type Stats struct {
 	Connections, Sessions, Subscriptions, Retained int
+	SharedSubscriptions                            int // of Subscriptions
 	RetainedBytes                                  int64
 	MemoryBytes                                    int // output and queues in memory
 
 	PacketsReceived, PacketsSent uint64 // of every type, from and to clients
 	Received, Sent               uint64 // PUBLISH packets from and to clients
+	ReceivedPayload, SentPayload uint64 // bytes of their payloads
 	Refused                      uint64 // PUBLISH packets refused: full, not authorised, invalid topic
+
+	Slowed uint64 // how often a client was not read for a while, because it had sent too much
 
 	// Messages for live clients that were dropped, by cause. What the log drops it counts itself.
 	DroppedSlow     uint64 // QoS 0, the reader was too slow

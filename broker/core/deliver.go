@@ -132,7 +132,7 @@ func (c *Core) deliver(pub *publication) {
 		c.forms[i].whole = nil
 	}
 	c.shared = nil
-	c.delivered += pub.route.size()
+	c.work += pub.route.size()
 	for i := range pub.route.memory {
 		if t := pub.route.memory[i].of(pub); !t.nothing {
 			c.deliverTo(t, pub, min(pub.p.QoS, t.qos)) // [MQTT-3.8.4-8]
@@ -208,16 +208,20 @@ func (c *Core) deliverTo(t *target, pub *publication, qos byte) {
 
 // deliverWithIDs is deliverTo for a message that carries the session's own subscription identifiers [MQTT-3.3.4-3].
 func (c *Core) deliverWithIDs(t *target, pub *publication, options byte) {
-	m := c.share(pub, options, t.ids)
 	if options&OptionQoS > 0 {
-		c.sendInMemory(t.session, m)
+		c.sendInMemory(t.session, c.share(pub, options, t.ids))
 		return
 	}
-	if t.session.conn.overBound() {
+	conn, p := t.session.conn, pub.p
+	if conn.overBound() {
 		c.stats.DroppedSlow++
 		return
 	}
-	_ = t.session.conn.sendStored(&m, 0, 0) // what is too large has been counted
+	was := *p
+	p.QoS, p.PacketID, p.Retain = 0, 0, options&OptionRetain != 0
+	p.TopicAlias, p.SubscriptionIDs = 0, t.ids
+	_ = conn.sendFitting(p) // what is too large has been counted
+	*p = was
 }
 
 func options(qos byte, retain bool) byte {
@@ -243,8 +247,6 @@ func firstByte(qos byte, retain bool) byte {
 	}
 	return first
 }
-
-const dupBit = 0x08
 
 // share returns a publication as something that can wait. All sessions share one copy.
 func (c *Core) share(pub *publication, options byte, ids []uint32) stored {
@@ -352,26 +354,25 @@ func (conn *Conn) sendStored(m *stored, id uint16, state sending) error {
 	p.QoS, p.PacketID, p.Dup = m.options&OptionQoS, id, state&repeated != 0 // [MQTT-3.3.1-1]
 	p.Retain = m.options&OptionRetain != 0
 	p.SubscriptionIDs = m.ids
+	err := conn.sendFitting(p)
+	p.SubscriptionIDs = nil
+	return err
+}
+
+// sendFitting encodes a message for this client and no other, with an alias if that saves bytes.
+func (conn *Conn) sendFitting(p *packet.Publish) error {
 	topic := p.Topic
 	size, do := conn.useAlias(p)
 	if uint64(size) > uint64(conn.maxPacket) {
-		c.stats.DroppedTooLarge++
+		conn.core.stats.DroppedTooLarge++
 		return errTooLarge // [MQTT-3.1.2-25]
 	}
 	if do == aliasSet {
 		conn.given.set(topic, p.TopicAlias)
 	}
-	if conn.version == packet.V5 && do == aliasNone && p.QoS > 0 && len(m.ids) == 0 && !p.HasExpiry && len(m.body) == size {
-		first := firstByte(p.QoS, p.Retain)
-		if p.Dup {
-			first |= dupBit
-		}
-		conn.writeForm(m.body, first, packet.PublishIDOffset(wholeFrame(m.body, packet.V5)), id)
-	} else {
-		conn.writePublish(p, size)
-	}
-	p.SubscriptionIDs = nil
-	c.stats.Sent++
+	conn.writePublish(p, size)
+	conn.core.stats.Sent++
+	conn.core.stats.SentPayload += uint64(len(p.Payload))
 	return nil
 }
 

@@ -69,3 +69,6 @@
 //   - They are about whole implementations: the bridge is a client of its own, and no extension is needed. 7.0.0-1,
 //     7.0.0-2.
 package core
+
+// BUG(core): Long work is cut between messages, not within one: a message for 100,000 connected clients goes to all of
+// them in one round, and everybody else waits for some milliseconds.

@@ -42,6 +42,9 @@ const (
 	stepInject  = 8 // length:1, a PUBLISH
 	stepFail    = 9
 	stepHello   = 10 // which connect:1
+	stepWait    = 11 // from now on logins and authentications are answered later; or at once again
+	stepAnswer  = 12 // what:1, the answers to those that wait
+	stepDrain   = 13
 )
 
 // hellos are the connects that most conversations need to get anywhere.
@@ -57,6 +60,38 @@ type chaos struct {
 	log   *brokertest.Log
 	now   time.Time
 	conns [4]*chaosConn
+
+	waiting bool            // logins are not answered at once
+	asked   []func(ok bool) // what answers them
+	drained bool
+}
+
+// chaosEvents answers what the core asks, at once or later.
+type chaosEvents struct {
+	accept
+	chaos *chaos
+}
+
+func (e *chaosEvents) Login(conn *core.Conn, _ string, _ bool, _ []byte) {
+	e.chaos.ask(func(ok bool) { e.core.LoginResult(conn, ok, packet.ReasonBadUserNameOrPassword) })
+}
+
+func (e *chaosEvents) Authenticate(conn *core.Conn, step core.AuthStep) {
+	answer := answerAuth(step)
+	e.chaos.ask(func(ok bool) {
+		if !ok {
+			answer = core.AuthAnswer{Reason: packet.ReasonNotAuthorized}
+		}
+		e.core.AuthResult(conn, answer)
+	})
+}
+
+func (c *chaos) ask(answer func(ok bool)) {
+	if c.waiting {
+		c.asked = append(c.asked, answer)
+		return
+	}
+	answer(true)
 }
 
 type chaosConn struct {
@@ -78,7 +113,8 @@ var chaosLimits = core.Config{
 }
 
 func (c *chaos) start() {
-	events := &accept{}
+	events := &chaosEvents{chaos: c}
+	c.asked, c.drained = nil, false
 	c.core = core.New(chaosLimits, c.log, events, c.now)
 	events.core = c.core
 	if err := c.log.Restore(c.core); err != nil {
@@ -108,6 +144,13 @@ func (c *chaos) run(script []byte) {
 		case stepHello:
 			b, _ := brokertest.Parse(hellos[int(argument)%len(hellos)], 0)
 			c.send(who, b)
+			script = script[min(1, len(script)):]
+		case stepAnswer:
+			asked := c.asked
+			c.asked = nil
+			for _, answer := range asked {
+				answer(argument&1 == 0)
+			}
 			script = script[min(1, len(script)):]
 		case stepTick:
 			c.now = c.now.Add(time.Duration(argument) * time.Second)
@@ -143,6 +186,11 @@ func (c *chaos) event(step, who byte) {
 		}
 	case stepFull:
 		c.log.Full = !c.log.Full
+	case stepWait:
+		c.waiting = !c.waiting
+	case stepDrain:
+		c.drained = true
+		c.core.Drain(packet.ReasonServerShuttingDown)
 	case stepFail:
 		c.log.Err = os.ErrClosed
 		c.core.LogFailed(os.ErrClosed)
@@ -250,7 +298,8 @@ func (c *chaos) finish() {
 		}
 	}
 	c.round()
-	if st := c.core.Stats(); st.Connections != 0 || st.MemoryBytes != 0 {
+	// Sessions that the end of the process will forget are left as they are.
+	if st := c.core.Stats(); st.Connections != 0 || st.MemoryBytes != 0 && !c.drained {
 		c.t.Fatalf("left over: %+v", st)
 	}
 	if c.log.Err == nil {
@@ -319,6 +368,12 @@ func seedOf(section string) []byte {
 			seed = append(seed, stepFull<<4)
 		case words[0] == "fail":
 			seed = append(seed, stepFail<<4)
+		case words[0] == "drain":
+			seed = append(seed, stepDrain<<4)
+		case words[0] == "logins":
+			seed = append(seed, stepWait<<4)
+		case len(words) == 3 && words[1] == "login":
+			seed = append(seed, stepAnswer<<4, byte(len(words[2])&1)) // "ok" is even
 		case len(words) == 2 && words[1] == "lost":
 			seed = append(seed, stepLost<<4|who(words[0]))
 		}

@@ -19,6 +19,10 @@ type Config struct {
 	// ConnectTimeout is how long a connection may take to send CONNECT. Default 10 s.
 	ConnectTimeout time.Duration
 
+	// MaxAckDelay is how long the log waits for the acknowledgements of live queues. Default 0: it does not, or nobody
+	// knows.
+	MaxAckDelay time.Duration
+
 	// Sessions bounds the sessions, connected or not. Default 20,000.
 	Sessions int
 	// Inflight bounds the QoS 1 and 2 messages sent to a client and not acknowledged, below what the client allows.

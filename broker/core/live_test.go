@@ -2,7 +2,9 @@ package core_test
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
+	"time"
 
 	"forebay/broker/brokertest"
 	"forebay/broker/core"
@@ -63,5 +65,51 @@ func TestQueueOfSlowReaderIsNotLive(t *testing.T) {
 	b.round()
 	if !queue.Live {
 		t.Error("not live after it has taken everything")
+	}
+}
+
+// A client that acknowledges later than the log waits is not one that keeps up, until it is much faster again: its
+// publishers would wait for nothing.
+func TestQueueOfLateClientIsNotLive(t *testing.T) {
+	b := newBench(core.Config{MaxAckDelay: 100 * time.Millisecond})
+	sub := b.connect("connect s v4", "subscribe 1 t:1")
+	queue := b.log.Queue("session/s")
+	pub := b.connect("connect p v4 clean")
+	id := 1
+	// exchange publishes a message, lets some time pass, and acknowledges it.
+	exchange := func(took time.Duration) {
+		b.send(pub, fmt.Sprintf("publish t q1 id=%d =x", id))
+		b.now = b.now.Add(took)
+		b.core.Tick(b.now)
+		id++
+		b.send(sub, fmt.Sprintf("puback %d", id))
+	}
+	for _, step := range []struct {
+		took time.Duration
+		live bool
+	}{
+		{10 * time.Millisecond, true}, {100 * time.Millisecond, true}, {150 * time.Millisecond, false}, {90 * time.Millisecond, false},
+		{150 * time.Millisecond, false}, {20 * time.Millisecond, true}, {90 * time.Millisecond, true},
+	} {
+		if exchange(step.took); queue.Live != step.live {
+			t.Errorf("acknowledged after %v: live %v", step.took, queue.Live)
+		}
+	}
+	// One that does not acknowledge at all is found out by the next message.
+	b.send(pub, "publish t q1 id=20 =x")
+	b.now = b.now.Add(150 * time.Millisecond)
+	b.core.Tick(b.now)
+	b.send(pub, "publish t q1 id=21 =x")
+	if queue.Live {
+		t.Error("live without an acknowledgement")
+	}
+	// Being back is no proof.
+	b.core.Lost(sub, "gone")
+	sub = b.connect("connect s v4")
+	for n := id + 1; n <= id+2; n++ {
+		b.send(sub, fmt.Sprintf("puback %d", n))
+	}
+	if !queue.Live {
+		t.Error("not live after prompt acknowledgements")
 	}
 }

@@ -13,7 +13,10 @@ import (
 )
 
 // accept lets everybody in.
-type accept struct{ core *core.Core }
+type accept struct {
+	core *core.Core
+	ends int // connections of clients that were let in and are over
+}
 
 func (a *accept) Login(conn *core.Conn, _ string, _ bool, _ []byte) {
 	a.core.LoginResult(conn, true, 0)
@@ -40,11 +43,12 @@ func answerAuth(step core.AuthStep) core.AuthAnswer {
 	return core.AuthAnswer{Reason: packet.ReasonNotAuthorized}
 }
 func (a *accept) Connected(*core.Conn)                           {}
-func (a *accept) Disconnected(*core.Conn, packet.Reason, string) {}
+func (a *accept) Disconnected(*core.Conn, packet.Reason, string) { a.ends++ }
 func (a *accept) Refused(*core.Conn, packet.Reason, string)      {}
 
 // bench is a core with a log, and a transport that takes everything.
 type bench struct {
+	*accept
 	core *core.Core
 	log  *brokertest.Log
 	now  time.Time
@@ -53,9 +57,9 @@ type bench struct {
 
 func newBench(cfg core.Config) *bench {
 	b := &bench{log: &brokertest.Log{}, now: time.Unix(1_800_000_000, 0), got: map[*core.Conn][]byte{}}
-	events := &accept{}
-	b.core = core.New(cfg, b.log, events, b.now)
-	events.core = b.core
+	b.accept = &accept{}
+	b.core = core.New(cfg, b.log, b.accept, b.now)
+	b.accept.core = b.core
 	if err := b.core.Restored(nil); err != nil {
 		panic(err)
 	}
@@ -255,6 +259,7 @@ func TestPublisherIsPausedByTheDisk(t *testing.T) {
 	for len(batch) > n {
 		batch = batch[n:]
 		n = 0
+		b.core.Tick(b.now)
 		b.core.Durable(b.log.Commit())
 		b.core.Flush(func(conn *core.Conn) {
 			b.write(conn)
@@ -321,6 +326,7 @@ func TestManyRetainedMessages(t *testing.T) {
 	b.receive(sub, p)
 	rounds := 0
 	for rounds == 0 || b.core.Busy() {
+		b.core.Tick(b.now)
 		b.core.Flush(b.write)
 		rounds++
 	}

@@ -36,7 +36,7 @@ type Queue interface {
 	Recovered() uint64
 	// Drop is Ack for an entry that was not delivered, counted under cause.
 	Drop(cause string, n uint64)
-	// SetLive says whether the client is connected and keeps up: then the log may wait a little for its acknowledgement
+	// SetLive says whether the client is connected, keeps up and is prompt: then the log may wait a little for its acknowledgement
 	// before it makes a QoS 1 message durable, and need not at all once that has come (D1). False at first.
 	SetLive(live bool)
 	// Len returns the number of entries that are not acknowledged.

@@ -31,6 +31,7 @@ func (conn *Conn) onPublish(f packet.Frame) error {
 		return err
 	}
 	c.stats.Received++
+	c.stats.ReceivedPayload += uint64(len(p.Payload))
 	if len(p.SubscriptionIDs) > 0 {
 		return &packet.Error{Reason: packet.ReasonProtocolError, Statement: "MQTT-3.3.4-6", Detail: "PUBLISH from a client with a subscription identifier"}
 	}
@@ -294,7 +295,7 @@ func (c *Core) addDeliveries(r *Record, pub *publication) {
 		if qos == 0 || t.attachment.Name == pub.origin {
 			continue
 		}
-		d := Delivery{Consumer: t.attachment.QueueID, Options: qos, Hold: qos == 2}
+		d := Delivery{Consumer: t.queue, Options: qos, Hold: qos == 2}
 		if p.Retain {
 			d.Options |= OptionRetain
 		}

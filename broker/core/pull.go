@@ -44,6 +44,7 @@ func (s *session) pullBacklog(c *Core) {
 		if !s.sendNext(c, m) {
 			return
 		}
+		c.work++
 		s.backlog.pop()
 		c.memoryWaiting -= cost
 	}
@@ -52,7 +53,7 @@ func (s *session) pullBacklog(c *Core) {
 // pullQueue sends the next entry of the queue in the log; false: there is none, or no room.
 func (s *session) pullQueue() bool {
 	conn := s.conn
-	if conn.out.size >= chunkSize {
+	if conn.out.size >= chunkSize || conn.overBound() {
 		s.blocked = true
 		s.keepsUp(false)
 		return false
@@ -63,7 +64,7 @@ func (s *session) pullQueue() bool {
 	}
 	if !s.hasHeld {
 		if s.held, s.hasHeld = s.queue.Next(); !s.hasHeld {
-			s.keepsUp(true)
+			s.keepsUp(!s.prompt.isLate())
 			return false
 		}
 	}
@@ -80,6 +81,7 @@ func (s *session) pullQueue() bool {
 		}
 	}
 	c := conn.core
+	c.work++
 	m := stored{body: e.Message, time: e.Time, options: e.Options, access: s.authorised(c, e)}
 	if len(e.Extra) > 0 && conn.version == packet.V5 {
 		c.ids = decodeIDs(c.ids[:0], e.Extra)
@@ -96,12 +98,15 @@ func (s *session) pullQueue() bool {
 	} else {
 		s.sent = max(s.sent, e.N)
 		s.transmitted = max(s.transmitted, e.N)
+		if qos == 1 {
+			s.sending(c, e.N)
+		}
 	}
 	s.held, s.hasHeld = Entry{}, false
 	return true
 }
 
-// keepsUp tells the queue, once for each change, whether the client has been sent all there is: then its
+// keepsUp tells the queue, once for each change, whether the client has been sent all there is and is prompt: then its
 // acknowledgements may come sooner than the disk.
 func (s *session) keepsUp(yes bool) {
 	if s.queue != nil && s.live != yes {
@@ -116,6 +121,7 @@ func (s *session) keepsUp(yes bool) {
 // CONNACK, which has just left, has waited for a later record.
 func (s *session) resume() {
 	s.flights.reset()
+	s.prompt.forget()
 	s.held, s.hasHeld = Entry{}, false
 	s.queue.Rewind()
 	for _, n := range s.queue.Released() {
@@ -183,6 +189,7 @@ func (conn *Conn) onPubcomp(a *packet.Ack) error {
 func (s *session) landed(c *Core, n uint64) {
 	s.flights.land(n)
 	if s.queue != nil {
+		s.prompt.onLanded(c, n)
 		s.queue.Ack(n)
 	}
 	c.wantPull(s)

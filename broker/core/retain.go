@@ -267,6 +267,7 @@ func (s *session) fetchRetained(c *Core) (seq uint64) {
 	for i := range s.retained {
 		job := &s.retained[i]
 		for ; job.queueing && left > 0 && s.queue.Len() < maxRetainedQueued; left-- {
+			c.work++
 			r := c.nextRetained(job)
 			if r == nil {
 				*job = retainedJob{sub: job.sub}
@@ -299,6 +300,7 @@ func (s *session) sendRetained(c *Core) {
 			}
 			break
 		}
+		c.work++
 		r := c.nextRetained(job)
 		if r == nil {
 			s.retained = append(s.retained[:0], s.retained[1:]...)
@@ -323,7 +325,7 @@ func (s *session) takesRetained() bool {
 	switch {
 	case conn == nil || !conn.established:
 		return false
-	case conn.out.size >= chunkSize:
+	case conn.out.size >= chunkSize || conn.overBound():
 		s.blocked = true
 		return false
 	}

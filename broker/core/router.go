@@ -192,6 +192,7 @@ type target struct {
 // attachedTarget is what an attachment gets of a topic.
 type attachedTarget struct {
 	attachment *attachment
+	queue      uint32
 	qos        byte // the maximum
 	lift       byte
 }
@@ -216,6 +217,7 @@ func (r *router) find(topic []byte) *route {
 	r.walking = topic
 	r.walk(&r.root, topic, found, len(topic) > 0 && topic[0] == '$')
 	r.walking = nil
+	found.place(topic)
 	r.cacheTargets += found.size()
 	return found
 }
@@ -330,5 +332,21 @@ func (r *route) attach(sub *subscription) {
 			return
 		}
 	}
-	r.attached = append(r.attached, attachedTarget{attachment: sub.attachment, qos: sub.qos, lift: min(sub.lift, sub.qos)})
+	r.attached = append(r.attached, attachedTarget{attachment: sub.attachment, queue: sub.attachment.QueueID, qos: sub.qos, lift: min(sub.lift, sub.qos)})
+}
+
+// place asks the attachments that decide for themselves.
+func (r *route) place(topic []byte) {
+	kept := r.attached[:0]
+	for _, t := range r.attached {
+		if t.attachment.Place != nil {
+			p, ok := t.attachment.Place(topic)
+			if !ok {
+				continue
+			}
+			t.queue, t.qos, t.lift = p.QueueID, p.MaxQoS, min(p.Lift, p.MaxQoS)
+		}
+		kept = append(kept, t)
+	}
+	r.attached = kept
 }

@@ -37,10 +37,11 @@ type session struct {
 	held        Entry  // taken from the queue and not sent yet
 	hasHeld     bool
 	backlog     backlog
-	blocked     bool // output was full; Wrote goes on
-	live        bool // what the queue has been told, see keepsUp
-	pulling     bool // in Core.pulls
-	resumes     bool // the session was there before the connection
+	blocked     bool        // output was full; Wrote goes on
+	live        bool        // what the queue has been told, see keepsUp
+	prompt      *promptness // nil: nobody waits for acknowledgements
+	pulling     bool        // in Core.pulls
+	resumes     bool        // the session was there before the connection
 
 	mark int // where the route under construction has this session, if it has
 }
@@ -200,23 +201,31 @@ const never = time.Duration(1<<63 - 1)
 // due makes sure that Tick looks at the sessions at t.
 func (c *Core) due(t time.Duration) { c.nextDue = min(c.nextDue, t) }
 
-// expire publishes the wills and ends the sessions whose time has come.
+// expire publishes the wills and ends the sessions whose time has come, as many as the round has room for.
 func (c *Core) expire() {
+	c.expireOn = false
 	if c.clock < c.nextDue {
 		return
 	}
 	c.nextDue = never
 	for _, s := range c.sessions {
+		if c.RoundFull() {
+			c.expireOn = true
+			c.due(c.clock)
+			return
+		}
 		if s.conn != nil {
 			continue // [MQTT-4.1.0-1]
 		}
 		if s.end() <= c.clock {
 			c.remove(s) // [MQTT-4.1.0-2]
+			c.work += endCost
 			continue
 		}
 		if s.will != nil && s.willDue <= c.clock {
 			c.publishWill(s)
 			c.saveAway(s)
+			c.work += endCost
 		}
 		c.due(s.end())
 		if s.will != nil {

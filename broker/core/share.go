@@ -83,7 +83,7 @@ func (r *route) share(n *node, hash bool) {
 func (c *Core) choose(pub *publication) {
 	c.chosen = c.chosen[:0]
 	for _, sh := range pub.route.shared {
-		c.delivered += len(sh.members)
+		c.work += len(sh.members)
 		if sub := c.pick(sh, pub.p); sub != nil {
 			c.chosen = append(c.chosen, sub.alone)
 		}

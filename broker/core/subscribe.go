@@ -21,12 +21,14 @@ func (conn *Conn) onSubscribe(f packet.Frame) error {
 	fresh := 0
 	for i := range p.Subscriptions { // as if each had come by itself [MQTT-3.8.4-5]
 		want := &p.Subscriptions[i]
+		add := 0
 		if s.subscriptions[string(want.Filter)] == nil {
-			fresh++
+			add = 1
 		}
-		if reasons[i] = conn.checkSubscription(want, fresh); reasons[i] != packet.ReasonSuccess {
+		if reasons[i] = conn.checkSubscription(want, fresh+add); reasons[i] != packet.ReasonSuccess {
 			continue
 		}
+		fresh += add
 		reasons[i] = packet.Reason(want.QoS) // [MQTT-3.8.4-7]
 		made[i] = &subscription{
 			filter: string(want.Filter), qos: want.QoS, id: p.SubscriptionID,
@@ -61,7 +63,7 @@ func (conn *Conn) onSubscribe(f packet.Frame) error {
 	return nil
 }
 
-// checkSubscription decides about one filter; fresh is the number of new ones in this packet so far.
+// checkSubscription decides about one filter; fresh is the number of new ones in this packet up to it.
 func (conn *Conn) checkSubscription(want *packet.Subscription, fresh int) packet.Reason {
 	c := conn.core
 	// A malformed one of 5.0 has ended the connection (4.13.1); older clients know nothing of shared subscriptions, but

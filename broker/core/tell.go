@@ -11,8 +11,12 @@ import (
 // What a client is told beside reason codes: reason strings, another server, where to reply. All of it is 5.0; the
 // codec leaves it out for older clients.
 
-// told is the part of a text for the log that a client may read: what stands behind a colon came from the store.
-func told(why string) []byte {
+// told is the part of a text for the log that a client may read: what stands behind a colon came from the store. It is
+// nil for a client that wants no such texts; it could get them in CONNACK and DISCONNECT, but why should it.
+func (conn *Conn) told(why string) []byte {
+	if conn.curt {
+		return nil
+	}
 	text, _, _ := strings.Cut(why, ": ")
 	return []byte(text)
 }
@@ -36,7 +40,7 @@ func (conn *Conn) tellConnack(reason packet.Reason, why string) {
 		p.Properties.ServerReference = []byte(conn.core.cfg.ServerReference) // (4.11)
 	}
 	plain := p.Append(nil, conn.version)
-	p.Properties.ReasonString = told(why)
+	p.Properties.ReasonString = conn.told(why)
 	conn.writeFitting(p.Append(nil, conn.version), plain)
 }
 
@@ -47,7 +51,7 @@ func (conn *Conn) tellDisconnect(reason packet.Reason, why string) {
 	if reason == packet.ReasonUseAnotherServer {
 		p.ServerReference = []byte(conn.core.cfg.ServerReference) // (4.11)
 	}
-	p.ReasonString = told(why)
+	p.ReasonString = conn.told(why)
 	conn.writeFitting(p.Append(nil, conn.version), plain)
 }
 

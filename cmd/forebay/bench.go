@@ -21,7 +21,7 @@ func newBench() *cobra.Command {
 		Args:  arguments(cobra.NoArgs),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newBenchBroker())
+	cmd.AddCommand(newBenchBroker(), newBenchStore())
 	return cmd
 }
 

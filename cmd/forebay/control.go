@@ -51,17 +51,11 @@ func (c *control) do(method, path string, v any) error {
 
 // raw sends one request and returns the body of its answer.
 func (c *control) raw(method, path string) ([]byte, error) {
-	client := &http.Client{Timeout: controlTime, Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", c.socket)
-		},
-	}}
 	request, err := http.NewRequest(method, "http://forebay"+path, nil)
 	if err != nil {
 		return nil, err
 	}
-	response, err := client.Do(request)
+	response, err := c.client(controlTime).Do(request)
 	if err != nil {
 		return nil, c.explain(err)
 	}
@@ -74,6 +68,17 @@ func (c *control) raw(method, path string) ([]byte, error) {
 		return nil, refusal(response.Status, b)
 	}
 	return b, nil
+}
+
+// client sends its requests through the socket, one a connection. 0: they may
+// take as long as they like.
+func (c *control) client(timeout time.Duration) *http.Client {
+	return &http.Client{Timeout: timeout, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", c.socket)
+		},
+	}}
 }
 
 // explain says what an error of the socket means.
@@ -163,13 +168,13 @@ with every problem, and nothing changes.`,
 func newBridge() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bridge",
-		Short: "look after the queues of bridges",
+		Short: "explain rules of bridges, look after their outages and their queues",
 		Args:  arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return usageError{errors.New("forebay bridge: which command?")}
 		},
 	}
-	cmd.AddCommand(newBridgeForget())
+	cmd.AddCommand(newBridgeExplain(), newBridgeForget(), newBridgeOutages(), newBridgeDeadLetters())
 	return cmd
 }
 
@@ -193,7 +198,7 @@ the configuration is left alone.`,
 			if err := c.do(http.MethodDelete, "/v1/bridges/"+url.PathEscape(args[0])+"/queue", &f); err != nil {
 				return err
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "bridge %s is forgotten: %d messages given up\n", args[0], f.Messages)
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "bridge %s is forgotten: %s given up\n", args[0], plural(int(f.Messages), "message"))
 			return err
 		},
 	}
@@ -213,11 +218,11 @@ func (c *control) confirmForget(cmd *cobra.Command, name string) error {
 	}
 	waiting := int64(0)
 	for _, q := range r.Consumers {
-		if q.Orphan && q.Name == "bridge/"+name {
-			waiting = q.Count
+		if bridge, _, _ := strings.Cut(q.Name, "#"); q.Orphan && bridge == "bridge/"+name {
+			waiting += q.Count
 		}
 	}
-	if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%d messages wait for bridge %s. Give them up for good? [y/N] ", waiting, name); err != nil {
+	if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s for bridge %s will be given up for good. Do it? [y/N] ", plural(int(waiting), "message"), name); err != nil {
 		return err
 	}
 	line, err := bufio.NewReader(os.Stdin).ReadString('\n')

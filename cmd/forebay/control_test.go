@@ -166,6 +166,25 @@ func TestReloadKeepsQueues(t *testing.T) {
 	}
 }
 
+// A bridge that is removed and comes back resumes its session upstream: what
+// the upstream kept for it meanwhile comes down.
+func TestReloadKeepsTheSessionUpstream(t *testing.T) {
+	c := startCloud(t)
+	down := func(filter string) string {
+		return controlled + bridgeTo("cloud", c.port) + fmt.Sprintf("    down: [{filter: %q}]\n", filter)
+	}
+	g := startGateway(t, down("cmd/#"))
+	here := watch(t, g.port, "-t", "cmd/#", "-q", "1")
+	g.awaitStatus("the link", func(r *edge.Report) bool { return r.Bridges[0].State == "up" })
+	c.wait("SUBACK")
+	g.rewrite(controlled)
+	g.mustAsk("reload")
+	publish(t, c.port, "-q", "1", "-t", "cmd/go", "-m", "meanwhile")
+	g.rewrite(down("cmd/+"))
+	g.mustAsk("reload")
+	here.wait("cmd/go meanwhile")
+}
+
 func TestForgottenBridgeBeginsAfresh(t *testing.T) {
 	g := startGateway(t, controlled+bridgeTo("cloud", freePort(t)))
 	publish(t, g.port, "-q", "1", "-t", "plant/a", "-m", "old")
@@ -174,7 +193,7 @@ func TestForgottenBridgeBeginsAfresh(t *testing.T) {
 	if code, out := g.ask("bridge", "forget", "cloud"); code != 2 || !strings.Contains(out, "--yes") {
 		t.Errorf("without a terminal: exit %d: %s", code, out)
 	}
-	if out := g.mustAsk("bridge", "forget", "cloud", "--yes"); !strings.Contains(out, "1 messages given up") {
+	if out := g.mustAsk("bridge", "forget", "cloud", "--yes"); !strings.Contains(out, "1 message given up") {
 		t.Errorf("forget says %q", out)
 	}
 	if code, _ := g.ask("bridge", "forget", "cloud", "--yes"); code != 1 {
@@ -245,5 +264,30 @@ func TestControlSocket(t *testing.T) {
 	}
 	if entries, err := filepath.Glob(socket); err != nil || len(entries) != 0 {
 		t.Errorf("left behind: %v", entries)
+	}
+}
+
+// What waits can be looked at while the gateway runs; what would change the
+// store is refused.
+func TestStoreToolsOnARunningGateway(t *testing.T) {
+	g := startGateway(t, controlled+bridgeTo("cloud", freePort(t)))
+	publish(t, g.port, "-q", "1", "-t", "plant/a", "-m", "one")
+	publish(t, g.port, "-q", "2", "-t", "plant/b", "-m", "two")
+	code, out := run(t, forebay(t), "store", "info", "-c", g.conf, "--json")
+	var r edge.StoreReport
+	if err := json.Unmarshal([]byte(out), &r); code != 0 || err != nil || len(r.Consumers) != 1 || r.Consumers[0].Name != "bridge cloud" || r.Consumers[0].Messages != 2 {
+		t.Errorf("info: exit %d: %s", code, out)
+	}
+	code, out = run(t, forebay(t), "store", "export", "-c", g.conf, "--consumer", "cloud")
+	if code != 0 || strings.Count(out, "\n") != 2 || !strings.Contains(out, `"topic":"plant/b"`) || !strings.Contains(out, `"payload":"two"`) {
+		t.Errorf("export: exit %d: %s", code, out)
+	}
+	if code, out = run(t, forebay(t), "store", "export", "-c", g.conf, "--consumer", "nobody"); code != 1 || !strings.Contains(out, `no consumer "nobody"`) {
+		t.Errorf("export for nobody: exit %d: %s", code, out)
+	}
+	for _, tool := range []string{"check", "repair"} {
+		if code, out := run(t, forebay(t), "store", tool, "-c", g.conf); code != 1 || !strings.Contains(out, "stop that gateway first") {
+			t.Errorf("%s: exit %d: %s", tool, code, out)
+		}
 	}
 }

@@ -105,7 +105,8 @@ func newCheck() *cobra.Command {
 		Short: "report everything that is wrong with a configuration",
 		Long: `Read a configuration and report everything that is wrong with it, each
 problem on a line of its own. The files that it names (certificates, keys,
-passwords) must exist and be readable by the user who asks. Nothing is started.`,
+passwords) must exist and be readable by the user who asks. Rules of bridges that
+lead messages in circles are named, as something to mind. Nothing is started.`,
 		Args: arguments(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := edge.Load(args[0])
@@ -115,7 +116,11 @@ passwords) must exist and be readable by the user who asks. Nothing is started.`
 			if err := cfg.CheckFiles(); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: ok: %s\n", args[0], cfg.Summary())
+			text := ""
+			for _, l := range cfg.Loops() {
+				text += fmt.Sprintf("%s: mind: %s\n", args[0], l)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s%s: ok: %s\n", text, args[0], cfg.Summary())
 			return err
 		},
 	}

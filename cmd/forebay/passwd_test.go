@@ -194,3 +194,34 @@ func readUntil(t *testing.T, r io.Reader, want string) string {
 	}
 	return string(got)
 }
+
+// A reload takes new passwords and disconnects who has an old one; a file that cannot be used changes nothing, and the
+// command says why.
+func TestReloadReadsUsersAgain(t *testing.T) {
+	program(t, "mosquitto_sub")
+	g := newGateway(t, strings.Replace(controlled, "anonymous: true}]", "anonymous: true}], password_file: passwd", 1))
+	file := filepath.Join(g.dir, "passwd")
+	set := func(password string, args ...string) {
+		t.Helper()
+		if code, out := setPassword(t, password, append(args, "--stdin", file, "alice")...); code != 0 {
+			t.Fatalf("passwd: exit code %d: %s", code, out)
+		}
+	}
+	set("old", "-c")
+	g.restart()
+	watch(t, g.port, "-t", "#", "-u", "alice", "-P", "old")
+	good, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, g.dir, "passwd", "nonsense\n")
+	if code, out := g.ask("reload"); code == 0 || !strings.Contains(out, "line 1") {
+		t.Errorf("reload of a bad file: exit code %d: %s", code, out)
+	}
+	publish(t, g.port, "-u", "alice", "-P", "old", "-t", "x", "-m", "y")
+	write(t, g.dir, "passwd", string(good))
+	set("new")
+	g.mustAsk("reload")
+	g.wait("client disconnected", "username=alice", "another password")
+	publish(t, g.port, "-u", "alice", "-P", "new", "-t", "x", "-m", "y")
+}

@@ -56,6 +56,9 @@ func printBridges(b *bytes.Buffer, r *edge.Report, now time.Time) {
 		if q.State != "up" {
 			why = plain(q.LastError)
 		}
+		if q.Backlog.ETA > 0 {
+			why = strings.TrimSpace(why + " nothing waits in about " + age(time.Duration(q.Backlog.ETA)*time.Second))
+		}
 		row(plain(q.Name), string(q.State), age(now.Sub(q.Since)), fmt.Sprint(q.Backlog.Count), size(q.Backlog.Bytes), oldest(q.Backlog.Oldest, now),
 			fmt.Sprint(q.Forwarded), fmt.Sprint(q.Received), fmt.Sprint(sum(q.Dropped)), why)
 		shown = true
@@ -68,8 +71,9 @@ func printBridges(b *bytes.Buffer, r *edge.Report, now time.Time) {
 			heading()
 		}
 		name := plain(strings.TrimPrefix(c.Name, "bridge/"))
+		bridge, _, _ := strings.Cut(name, "#") // it has several queues
 		row(name, "gone", "-", fmt.Sprint(c.Count), size(c.Bytes), oldest(c.Oldest, now), "-", "-", fmt.Sprint(sum(c.Dropped)),
-			"not in the configuration; forebay bridge forget "+name)
+			"not in the configuration; forebay bridge forget "+bridge)
 		shown = true
 	}
 	_ = table.Flush() // into memory
@@ -81,20 +85,25 @@ func printLinks(b *bytes.Buffer, m *edge.ModbusReport, now time.Time) {
 	}
 	table := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	row := func(cells ...string) { fmt.Fprintln(table, strings.Join(cells, "\t")) }
-	row("\nLINK", "UNIT", "STATE", "SINCE", "REQUESTS", "TIMEOUTS", "REFUSED", "FAILED", "MISSED", "")
+	row("\nLINK", "UNIT", "STATE", "SINCE", "REQUESTS", "TIMEOUTS", "REFUSED", "FAILED", "GARBLED", "MISSED", "")
 	for i := range m.Links {
 		l := &m.Links[i]
 		state := "down"
 		if l.Up {
 			state = "up"
 		}
-		row(plain(l.Name), "", state, "", fmt.Sprint(l.Requests), fmt.Sprint(l.Timeouts), fmt.Sprint(l.Exceptions), fmt.Sprint(l.Failures), fmt.Sprint(l.Missed), "")
+		row(plain(l.Name), "", state, "", fmt.Sprint(l.Requests), fmt.Sprint(l.Timeouts), fmt.Sprint(l.Exceptions), fmt.Sprint(l.Failures), fmt.Sprint(l.Late+l.Stray+l.CRC), fmt.Sprint(l.Missed), "")
 		for _, u := range l.Units {
 			state, since := "-", "-"
 			if u.State != "" {
 				state, since = u.State, age(now.Sub(*u.Since))
 			}
-			row("", plain(u.Name), state, since, "", "", "", "", "", plain(u.Error))
+			refused := uint64(0)
+			for _, n := range u.Exceptions {
+				refused += n
+			}
+			row("", plain(u.Name), state, since, fmt.Sprint(u.Requests), fmt.Sprint(u.Timeouts), fmt.Sprint(refused),
+				fmt.Sprint(u.Failures), fmt.Sprint(u.Late+u.Stray+u.CRC), "", plain(u.Error))
 		}
 	}
 	_ = table.Flush() // into memory

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,8 +21,9 @@ func newStore() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "store",
 		Short: "look at the messages that are held, verify them, mend and empty the store",
-		Long: `Tools for the store of a gateway that does not run: stop it first. The store is
-that of the configuration, or the directory that --store names.`,
+		Long: `Tools for the store of a gateway that does not run: stop it first. Info and
+export ask a gateway that runs, through its control socket. The store is that of
+the configuration, or the directory that --store names.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usage(cmd, "which tool? %s", strings.Join(toolNames(cmd), ", "))
@@ -95,8 +95,17 @@ func storeRefusal(cmd *cobra.Command, path string, err error) error {
 	case errors.Is(err, syscall.ENOSPC):
 		text += ": make room on the disk first"
 	}
-	return failed(cmd, errors.New(text))
+	return failed(cmd, &storeError{text, err})
 }
+
+// storeError is an error of a store in other words.
+type storeError struct {
+	text  string
+	cause error
+}
+
+func (e *storeError) Error() string { return e.text }
+func (e *storeError) Unwrap() error { return e.cause }
 
 // becomeOwner makes root the user whom the store belongs to, so that the gateway
 // can read and write the files that are made here.
@@ -130,16 +139,18 @@ so it takes no longer than a start; nothing is changed.`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			in, cfg, err := place.inspect(cmd)
+			if gateway := place.online(err); gateway != nil {
+				report, err := gateway.storeReport()
+				if err != nil {
+					return err
+				}
+				return printStoreReport(cmd, report, asJSON)
+			}
 			if err != nil {
 				return err
 			}
 			report := edge.ReportStore(in.View, cfg, time.Now())
-			if asJSON {
-				err = json.NewEncoder(cmd.OutOrStdout()).Encode(report)
-			} else {
-				err = report.WriteText(cmd.OutOrStdout())
-			}
-			return errors.Join(err, in.Close())
+			return errors.Join(printStoreReport(cmd, report, asJSON), in.Close())
 		},
 	}
 	place.addTo(cmd)
@@ -229,6 +240,12 @@ out, see "forebay store check".`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			in, _, err := place.inspect(cmd)
+			if gateway := place.online(err); gateway != nil {
+				if err := gateway.export(cmd.OutOrStdout(), consumer); err != nil {
+					return failed(cmd, err)
+				}
+				return nil
+			}
 			if err != nil {
 				return err
 			}

@@ -288,3 +288,26 @@ func TestStoreKeepsItsOwner(t *testing.T) {
 		}
 	}
 }
+
+// A gateway that runs tells the same through its control socket.
+func TestStoreToolsOnline(t *testing.T) {
+	g := startGateway(t, storeConfig+"api: {socket: sock}\n")
+	g.publish("1\n2\n3\n", "-t", "plant/a", "-l")
+	out, _ := g.store(0, "info")
+	contains(t, out, "bridge cloud  3 ", "segments", "journal")
+	out, _ = g.store(0, "info", "--json")
+	contains(t, out, `"name":"bridge cloud","messages":3`)
+	out, _ = g.store(0, "export", "--consumer", "cloud")
+	if lines := strings.Split(strings.TrimSpace(out), "\n"); len(lines) != 3 || !strings.Contains(lines[2], `"topic":"plant/a"`) || !strings.Contains(lines[2], `"payload":"3"`) {
+		t.Errorf("%s", out)
+	}
+	_, errs := g.store(1, "export", "--consumer", "clout")
+	contains(t, errs, `there is no consumer "clout"`)
+	for _, tool := range [][]string{{"check"}, {"repair"}, {"repair", "--dry-run"}, {"purge", "--consumer", "cloud", "--yes"}} {
+		_, errs := g.store(1, tool...)
+		contains(t, errs, "in use by another process", "stop that gateway first")
+	}
+	if code := g.stop(); code != 0 {
+		t.Errorf("exit code %d:\n%s", code, g.tail())
+	}
+}

@@ -1,5 +1,5 @@
 // Package modbustest provides a Modbus slave with faults: late, missing, torn,
-// doubled and wrong answers, over TCP and RTU. Tests import it, the product does
+// doubled and wrong answers, over TCP, RTU and ASCII. Tests import it, the product does
 // not.
 //
 // A [Slave] is served by the goroutine that calls one of its Serve methods, one

@@ -1,9 +1,13 @@
 package modbustest
 
 import (
+	"bufio"
 	"encoding/binary"
+	"encoding/hex"
+	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,8 +35,10 @@ func (r Request) Count() int { return int(binary.BigEndian.Uint16(r.PDU[3:])) }
 // Fault is what the slave does wrong with one answer. Its zero value is a
 // correct answer.
 type Fault struct {
-	// Delay passes before the answer; requests that arrive meanwhile wait.
+	// Delay passes before the answer; requests that arrive meanwhile wait. With
+	// Aside only those to the same unit do, as on a bus with several devices.
 	Delay time.Duration
+	Aside bool
 	// Drop sends no answer.
 	Drop bool
 	// Exception is sent instead of the answer when it is not 0.
@@ -56,8 +62,13 @@ type Slave struct {
 	// several goroutines, one per connection.
 	Fault func(Request) Fault
 
+	// Forget keeps no list of the requests, only their number.
+	Forget bool
+
 	mu       sync.Mutex
-	requests []Request // guarded by mu
+	number   int                // guarded by mu
+	requests []Request          // guarded by mu
+	busy     map[byte]time.Time // guarded by mu: by unit, until when it is aside
 }
 
 // New returns a slave with all registers zero and no faults.
@@ -73,22 +84,49 @@ func (s *Slave) Requests() []Request {
 // answer makes the response PDU and tells what to do wrong with it.
 func (s *Slave) answer(unit byte, pdu []byte) ([]byte, Fault) {
 	s.mu.Lock()
-	r := Request{Number: len(s.requests) + 1, Unit: unit, PDU: pdu}
-	s.requests = append(s.requests, r)
+	s.number++
+	r := Request{Number: s.number, Unit: unit, PDU: pdu}
+	if !s.Forget {
+		s.requests = append(s.requests, r)
+	}
 	s.mu.Unlock()
 	var f Fault
 	if s.Fault != nil {
 		f = s.Fault(r)
 	}
+	s.order(unit, &f)
 	if f.Exception != 0 {
 		return []byte{pdu[0] | 0x80, f.Exception}, f
 	}
 	return s.Image.Answer(pdu), f
 }
 
+// order has a unit answer in the order it was asked.
+func (s *Slave) order(unit byte, f *Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	free := s.busy[unit]
+	if !f.Aside && !free.After(now) {
+		return
+	}
+	f.Aside = true
+	f.Delay += max(0, free.Sub(now)) + time.Microsecond
+	if s.busy == nil {
+		s.busy = make(map[byte]time.Time)
+	}
+	s.busy[unit] = now.Add(f.Delay)
+}
+
 // send writes a frame as the fault wants it; more is false when the connection
 // is to end.
 func send(w io.Writer, frame []byte, f Fault) (more bool) {
+	if f.Aside {
+		delay := f.Delay
+		f.Aside, f.Delay = false, 0
+		time.AfterFunc(delay, func() { send(w, frame, f) })
+		return true
+	}
 	time.Sleep(f.Delay)
 	if f.Drop {
 		return !f.Close
@@ -162,6 +200,35 @@ func (s *Slave) ServeRTU(line io.ReadWriteCloser) {
 			return
 		}
 	}
+}
+
+// ServeASCII is ServeRTU with ASCII frames.
+func (s *Slave) ServeASCII(line io.ReadWriteCloser) {
+	defer func() { _ = line.Close() }() // the test does not care how it ends
+	in := bufio.NewReader(line)
+	for {
+		frame, err := in.ReadBytes('\n')
+		if err != nil {
+			return
+		}
+		request, err := hex.DecodeString(strings.Trim(string(frame), ":\r\n"))
+		if err != nil || len(request) < 6 {
+			return
+		}
+		answer, fault := s.answer(request[0], request[1:len(request)-1])
+		if !send(line, ASCII(append([]byte{request[0]}, answer...)), fault) {
+			return
+		}
+	}
+}
+
+// ASCII makes an ASCII frame of unit, function and data.
+func ASCII(content []byte) []byte {
+	sum := byte(0)
+	for _, b := range content {
+		sum -= b
+	}
+	return fmt.Appendf(nil, ":%X%02X\r\n", content, sum)
 }
 
 // readRTU reads one request, trusting its own length: tests send no noise to
