@@ -258,6 +258,14 @@ type TagConfig struct {
 	// outside is refused, not clipped.
 	Min *float64 `mapstructure:"min"`
 	Max *float64 `mapstructure:"max"`
+	// Step is what a written value is a whole multiple of, counted from Min or
+	// else from 0. A value between two steps is refused. 0: any value.
+	Step float64 `mapstructure:"step"`
+	// WriteInterval is the least time between two writes. 0: none.
+	WriteInterval time.Duration `mapstructure:"write_interval"`
+	// Arm is a word that a command has to bring, against slips of the hand: it is
+	// no secret. For package edge. Empty: none.
+	Arm string `mapstructure:"arm"`
 }
 
 // Defaults of the configuration keys.

@@ -43,6 +43,9 @@ func (t *tag) encode(value any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, known := r.enum[raw]; r.enum != nil && !known {
+		return nil, refuse("%s has no text in enum", text)
+	}
 	return r.encoded(raw), nil
 }
 
@@ -146,6 +149,17 @@ func (t *tag) checkLimits(text string) error {
 	}
 	if high := t.config.Max; high != nil && v > *high {
 		return refuse("%s is more than the maximum %v", text, *high)
+	}
+	if step := t.config.Step; step > 0 {
+		begin := 0.0
+		if t.config.Min != nil {
+			begin = *t.config.Min
+		}
+		steps := (v - begin) / step
+		// Binary fractions are seldom exact: 0.3 is three steps of 0.1.
+		if math.Abs(steps-math.Round(steps)) > 1e-9*max(1, math.Abs(steps)) {
+			return refuse("%s is between two steps of %v from %v on", text, step, begin)
+		}
 	}
 	return nil
 }

@@ -15,7 +15,8 @@ type tag struct {
 
 	// Owned by the goroutine of the link.
 	last  thinned
-	total total // of a counter
+	total total     // of a counter
+	wrote time.Time // when it was last written; zero: never
 }
 
 // span is what one read asks for.

@@ -203,6 +203,12 @@ func (t *TagConfig) validateWrite(at scope, r register) {
 	if (t.Min != nil || t.Max != nil) && !r.numeric() {
 		at.problem("min", "only numbers have min and max")
 	}
+	if (t.Step != 0 || t.WriteInterval != 0 || t.Arm != "") && !t.Writable {
+		at.problem("writable", "step, write_interval and arm restrict writes, but the tag is not writable")
+	}
+	if t.Step < 0 || !finite(t.Step) || t.Step != 0 && (!r.numeric() || r.enum != nil) {
+		at.problem("step", "only a number without enum has a step, which is positive")
+	}
 	if t.Min != nil && t.Max != nil && *t.Min > *t.Max {
 		at.problem("min", "min %v is greater than max %v", *t.Min, *t.Max)
 	}
