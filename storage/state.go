@@ -346,7 +346,7 @@ func readState(dir *directory) (*oldState, error) {
 	}
 	s.found = true
 	err := guard(func() error {
-		db, err := openReadOnly(dir, stateName, 0)
+		db, err := openReadOnly(dir, stateName, readSomeAhead)
 		if err != nil {
 			return err
 		}
