@@ -58,6 +58,7 @@ type Log struct {
 	open          []*chunk  // appended, not taken by the committer
 	slab          []byte    // free space behind the last open chunk
 	waiting       int64     // bytes in open and in the commit under way
+	records       int       // appended since the committer took any
 	urgent        bool      // something in open wants to be committed now
 	deadline      time.Time // when marks must be committed; zero: no such time
 	safeMoved     bool      // safe advanced and safeFn was not told
