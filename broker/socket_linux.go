@@ -19,7 +19,7 @@ type socket struct {
 	fd         int
 	generation int32  // tells this socket from an earlier one with the same descriptor
 	events     uint32 // what epoll is asked for
-	proxied bool // the header of the PROXY protocol has not come yet
+	proxied    bool   // the header of the PROXY protocol has not come yet
 }
 
 func (s *socket) flush(l *loop)             { l.flushSocket(s) }
