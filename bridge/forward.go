@@ -55,6 +55,7 @@ type forwarder struct {
 
 	flights  map[uint16]flight
 	messages int      // of flights, those that count against the receive maximum
+	full     bool     // see crowded
 	atHand   int      // bytes of messages in flights
 	buffers  [][]byte // for copies of messages, not in use
 
@@ -167,7 +168,7 @@ const fairness = 16
 
 // pull gathers messages until the receive maximum is reached, the batch is full, or nothing is left that may go now.
 func (f *forwarder) pull(l *link) {
-	if f.refused && !f.restart(l) {
+	if f.refused && !f.restart(l) || f.crowded(l.peer.window) {
 		return
 	}
 	f.replay.blocked = false
@@ -176,6 +177,13 @@ func (f *forwarder) pull(l *link) {
 	}
 	for f.mayFly(l) && len(l.gathering) < fullBatch && f.sendOne(l) {
 	}
+}
+
+// crowded reports whether the receive maximum was reached and less than an eighth of it is free again: where each
+// acknowledgement comes alone, messages go by the batch all the same and do not cost a system call each.
+func (f *forwarder) crowded(window int) bool {
+	f.full = f.messages >= window || f.full && window-f.messages < window/8
+	return f.full
 }
 
 // mayFly reports whether one more message may be in flight.
