@@ -37,12 +37,10 @@ type bridgeBench struct {
 	installed bool
 }
 
-// The contenders. Mosquitto's bridge speaks 3.1.1 with 20 messages in flight if nobody says otherwise; with 5.0 it sends
-// as many as the upstream allows.
+// The contenders.
 const (
 	ourBridge   = "forebay"
 	theirBridge = "mosquitto"
-	tunedBridge = "mosquitto 5.0"
 	nobody      = "no bridge"
 )
 
@@ -59,11 +57,10 @@ func Bridge(ctx context.Context, o BridgeOptions) (*Table, error) {
 	b.mosquitto, b.installed = Mosquitto()
 	b.table = &Table{
 		Title:   "Bridges, QoS 1",
-		Columns: []string{ourBridge, theirBridge, tunedBridge, nobody},
+		Columns: []string{ourBridge, theirBridge, nobody},
 		Notes: []string{
 			fmt.Sprintf("Medians of %d, contenders in turn. Load, bridges and upstream share the machine's processors.", b.rounds),
 			"Forebay has every message on disk before it is acknowledged to its publisher, Mosquitto keeps them in memory.",
-			"Mosquitto's bridge speaks 3.1.1 with 20 messages in flight if nobody says otherwise; with 5.0 as many as the upstream allows.",
 		},
 	}
 	for _, step := range []func() error{b.forward, b.wire, b.backlog, b.outages} {
@@ -104,13 +101,8 @@ func (b *bridgeBench) with(contender, upstream string) Target {
 	t.config = func(s site) string {
 		text := broker(s)
 		text = strings.Replace(text, "max_queued_messages 100000", "max_queued_messages 0", 1)
-		text = strings.Replace(text, "max_inflight_messages 0\n", "", 1)
-		protocol := "" // as it comes
-		if contender == tunedBridge {
-			protocol = "bridge_protocol_version mqttv50\n"
-		}
 		return text + fmt.Sprintf("connection bench\naddress %s\ntopic bench/# out 1 \"\" sites/pump7/\n"+
-			"%snotifications false\nbridge_attempt_unsubscribe false\ncleansession false\ntry_private false\nrestart_timeout 1 1\n", upstream, protocol)
+			"notifications false\nbridge_attempt_unsubscribe false\ncleansession false\ntry_private false\nrestart_timeout 1 1\n", upstream)
 	}
 	return t
 }
@@ -299,7 +291,7 @@ func (b *bridgeBench) forward() error {
 	rate := b.table.row(name, "msg/s", Budget{Of: theirBridge, Least: 5})
 	cpu := b.table.row(nameCPU, "µs/msg")
 	l := load{publishers: 10, inFlight: 200, payload: small, ahead: 10_000}
-	return b.each(rate, []string{ourBridge, theirBridge, tunedBridge}, func(contender string) error {
+	return b.each(rate, []string{ourBridge, theirBridge}, func(contender string) error {
 		f, err := b.forwarding(contender, l)
 		if err != nil {
 			return err
@@ -319,7 +311,7 @@ func (b *bridgeBench) wire() error {
 	}
 	row := b.table.row(name, "B/msg", Budget{Of: theirBridge, Most: 0.7})
 	l := load{publishers: 5, inFlight: 10, payload: 16, ahead: 1000}
-	return b.each(row, []string{ourBridge, theirBridge, tunedBridge}, func(contender string) error {
+	return b.each(row, []string{ourBridge, theirBridge}, func(contender string) error {
 		f, err := b.forwarding(contender, l)
 		if err == nil {
 			row.add(b.table, contender, f.wire)

@@ -62,7 +62,7 @@ func (b *bridgeBench) backlog() error {
 
 // pile is what a backlog and its end were like.
 type pile struct {
-	start, full, most int64 // resident: buffers warm and little waiting; all waiting; at the most while it drained
+	start, full, most int64 // anonymous memory: buffers warm and little waiting; all waiting; at the most while it drained
 	elapsed, cpu      time.Duration
 }
 
@@ -81,13 +81,13 @@ func (b *bridgeBench) pileUp() (p pile, err error) {
 	if err := fillers.fill(r, warm); err != nil {
 		return p, err
 	}
-	if p.start, err = r.resident(); err != nil {
+	if p.start, err = r.anonymous(); err != nil {
 		return p, err
 	}
 	if err := fillers.fill(r, b.Backlog-warm); err != nil {
 		return p, err
 	}
-	if p.full, err = r.resident(); err != nil {
+	if p.full, err = r.anonymous(); err != nil {
 		return p, err
 	}
 	// It waits behind all others; being retained it also reaches whoever subscribes too late.
@@ -155,7 +155,7 @@ func (b *bridgeBench) drainPile(p *pile, r *running, port int) error {
 			p.cpu = after - before
 			return errors.Join(err, cpuErr)
 		case <-tick.C:
-			now, err := r.resident()
+			now, err := r.anonymous()
 			if err != nil {
 				return err
 			}
