@@ -380,6 +380,9 @@ func (l *link) deliverBad(u *unit, tags []*tag, err error, now time.Time) {
 
 // add appends s to the batch unless the thinning of t holds it back.
 func (l *link) add(t *tag, s Sample) {
+	for _, served := range t.served {
+		served.keep(&s)
+	}
 	if !t.thinning.passes(&s, &t.last) {
 		return
 	}
