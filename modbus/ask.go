@@ -226,9 +226,8 @@ func NewCarriedClient(cfg LinkConfig, carry Carrier) (*Client, error) {
 	}
 	t := &carried{carry: carry}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
-	pace := c.link.client.pace
-	c.link.client = newTCPClient(t)
-	c.link.client.pace = pace
+	c.link.client.mbap = true // of whatever link there is
+	c.link.client = c.link.client.over(t)
 	return c, nil
 }
 

@@ -32,7 +32,7 @@ gateway that runs, which goes on reading meanwhile.`,
 		},
 		RunE: func(*cobra.Command, []string) error { return nil }, // Args has refused
 	}
-	cmd.AddCommand(newModbusRead(), newModbusWrite(), newModbusOrders(), newModbusScan(), newModbusIdentify(), newModbusPlan(), newModbusSimulate())
+	cmd.AddCommand(newModbusRead(), newModbusWrite(), newModbusOrders(), newModbusScan(), newModbusIdentify(), newModbusTrace(), newModbusImport(), newModbusPlan(), newModbusSimulate())
 	return cmd
 }
 
@@ -60,6 +60,7 @@ type device struct {
 	timeout                  time.Duration
 	through                  string // the link of a running gateway
 	gateway                  control
+	trace                    bool
 }
 
 // addTo adds the flags that name the connection.
@@ -82,6 +83,7 @@ func (d *device) addTo(cmd *cobra.Command) {
 	f.DurationVar(&d.timeout, "timeout", time.Second, "how long to wait for an answer: a `TIME` such as 300ms")
 	f.StringVar(&d.through, "link", "", "through the running gateway, which owns it: the `NAME` of its link")
 	d.gateway.flag(cmd)
+	f.BoolVar(&d.trace, "trace", false, "print what is sent and what comes, with its time, on standard error")
 }
 
 // addUnit adds the flag for the one unit that is asked.
@@ -125,6 +127,9 @@ func (d *device) client(cmd *cobra.Command, units ...modbus.UnitConfig) (*modbus
 	client, err := d.open(whole.Links[0])
 	if err != nil {
 		return nil, usage(cmd, "%s", strings.TrimPrefix(err.Error(), "modbus: "))
+	}
+	if d.trace {
+		client.Trace(func(e modbus.Exchange) { printExchange(cmd.ErrOrStderr(), e) })
 	}
 	return client, nil
 }
