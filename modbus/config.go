@@ -112,6 +112,9 @@ type UnitConfig struct {
 	// Unit is the unit ID: 0 to 255 over TCP, 1 to 255 on a serial line, where
 	// 0 is the broadcast address. Required.
 	Unit *int `mapstructure:"unit"`
+	// Profile names a file with the keys and tags of this kind of device, which
+	// package edge has put in already. Empty: none.
+	Profile string `mapstructure:"profile"`
 	// Interval is the time between two reads of a tag. Default 1s, 10ms to 24h.
 	Interval time.Duration `mapstructure:"interval"`
 	// Align is that of the tags which have neither Align nor Interval.
