@@ -110,12 +110,14 @@ func readTags(in io.Reader, separator rune) (string, error) {
 		b.WriteString("  - {" + text + "}\n")
 		tags, lines = append(tags, tag), append(lines, line)
 	}
-	problems = append(problems, tagProblems(tags, lines)...)
 	switch {
-	case len(problems) > 0:
+	case len(tags) > 0:
+		problems = append(problems, tagProblems(tags, lines)...)
+	case len(problems) == 0:
+		problems = []string{"there is no line below that with the names of the columns"}
+	}
+	if len(problems) > 0 {
 		return "", errors.New(strings.Join(problems, "\n"))
-	case len(tags) == 0:
-		return "", errors.New("there is no line below that with the names of the columns")
 	}
 	return b.String(), nil
 }
