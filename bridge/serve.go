@@ -154,12 +154,16 @@ func (b *Bridge) gather(l *link) {
 	if len(l.gathering) >= fullBatch {
 		return
 	}
-	if b.forward.suspects == 0 { // else a message in flight could be blamed for one of these
+	searching := b.forward.suspects > 0
+	if !searching { // else a message in flight could be blamed for one of these
 		batch := b.live.take(b.spare)
 		b.forward.sendLive(l, batch)
 		b.spare = batch[:0]
 	}
 	b.forward.pull(l)
+	if searching && b.forward.suspects == 0 {
+		signal(b.more) // what has been held up
+	}
 }
 
 // idle reports that nothing is half way.

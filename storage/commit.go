@@ -453,6 +453,7 @@ func (l *Log) committed(g *group, notify []func()) []func() {
 			}
 		}
 	}
+	l.moved()
 	if g.turn {
 		g.behind = slices.Clone(l.journaled)
 	}

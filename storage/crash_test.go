@@ -48,6 +48,7 @@ func newWorkload(t *testing.T, seed uint64, steps int) *workload {
 		w.d.cfg.MaxAckDelay, w.tune.marks = 15*time.Millisecond, time.Millisecond
 	}
 	w.tune.half, w.tune.segment, w.tune.rotate, w.tune.records = minJournalHalf, 16<<10, 2<<10, 12
+	w.tune.expire = 3 * time.Millisecond
 	if seed%2 == 0 { // the journal goes round and round without a checkpoint
 		w.tune.checkpoint, w.tune.records = time.Hour, 1<<30
 	}
@@ -166,7 +167,7 @@ func crashCases(t *testing.T) int64 {
 	if testing.Short() {
 		return 500
 	}
-	return 4000
+	return 3000
 }
 
 // TestPowerCuts cuts the power at every write, sync and change of a name of a
@@ -258,6 +259,7 @@ func (e *explorer) check(at string, m image, p *promise, x *recorder) {
 	m.restore(t, dir)
 	tune := e.tune
 	tune.checkpoint, tune.records = time.Hour, 1<<30 // but for that of Close
+	tune.expire = time.Hour                          // what is moved would be appended behind what is to be checked
 	// A reserve that is there already saves time.
 	reserve := image{reserveName: content{size: reserveSize + journalSize(tune.half)}}
 	reserve.restore(t, dir)

@@ -26,6 +26,7 @@ type window struct {
 // place is where the reader goes on for a cursor.
 type place struct {
 	segment uint32
+	part    uint64 // first n of the consumer's part there
 	chunk   Seq
 	offset  int // into the frames of chunk
 }
@@ -122,6 +123,7 @@ func (l *Log) readLoop() {
 			return
 		}
 		r.closeGone()
+		r.copyThin()
 		for {
 			l.mu.Lock()
 			if len(l.requests) == 0 || l.closing {
@@ -186,8 +188,8 @@ func (c *Cursor) plan() *fetch {
 		}
 		f := &fetch{consumer: c.id, segment: p.segment, writer: p.segment.writer, from: max(from, p.first),
 			until: min(p.last, c.refFirst-1), budget: c.log.windowSize(), round: w.round, at: w.at}
-		if f.at.segment != p.segment.id {
-			f.at = place{segment: p.segment.id}
+		if f.at.segment != p.segment.id || f.at.part != p.first {
+			f.at = place{segment: p.segment.id, part: p.first}
 		}
 		if f.from > f.until {
 			break
@@ -300,7 +302,7 @@ func (r *reader) read(f *fetch) error {
 				if s, ok := shareOf(index, f.consumer); !ok || s.last < f.from {
 					return true
 				} else if s.first > f.until {
-					return false // in the tail still; the next fetch begins before it
+					return true // in the tail still, and the next fetch begins before it; or what is wanted is a copy
 				}
 			}
 			f.at.chunk = first

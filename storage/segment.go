@@ -204,7 +204,8 @@ func indexOf(frames []byte) []share {
 						index = append(index, share{consumer: ConsumerID(id), first: n})
 					}
 				}
-				index[i].last = n
+				// Copies may stand behind what is newer, see move.
+				index[i].first, index[i].last = min(index[i].first, n), max(index[i].last, n)
 			}
 		}
 		frames = frames[end:]

@@ -74,6 +74,7 @@ type Log struct {
 	windows       int // bytes in the windows of all cursors
 	point         pointState
 	lazy          lazyState
+	move          *move // nil: none is under way
 	damaged       int
 	diskRest      int64                   // bytes of the state file, the reserve and the journal
 	journalDisk   int64                   // bytes of the journal, constant after Open
@@ -97,6 +98,8 @@ type segment struct {
 	sealed bool
 	users  int     // cursors that still need something from it
 	bad    bool    // set aside
+	thin   bool    // little of it is needed
+	stays  bool    // though it is thin: it cannot be moved
 	writer *writer // while it is written to
 }
 
