@@ -76,6 +76,7 @@ type Core struct {
 	encoded     []byte       // by encode
 	encodedOf   *publication // what it is
 	forms       [8]form
+	formed      uint8 // which forms the present publication has, a bit for each
 	shared      []byte
 	ids         []uint32
 }

@@ -10,9 +10,9 @@ import (
 // form is a publication as it goes to many: encoded once for each "has an identifier" of 3.x, and of 5.0 for each use
 // of aliases.
 type form struct {
-	whole       []byte
-	idOffset    int // 0: no identifier
-	aliasOffset int // 0: no alias
+	whole       []byte // valid if Core.formed says so
+	idOffset    int    // 0: no identifier
+	aliasOffset int    // 0: no alias
 	buffer      []byte
 }
 
@@ -27,9 +27,10 @@ func (c *Core) formOf(pub *publication, v packet.Version, qos byte, do aliasing)
 		i++
 	}
 	fm := &c.forms[i]
-	if fm.whole != nil {
+	if c.formed&(1<<i) != 0 {
 		return fm
 	}
+	c.formed |= 1 << i
 	p := pub.p
 	fm.aliasOffset = 0
 	// 3.1 and 3.1.1 have the same PUBLISH.
@@ -134,10 +135,10 @@ func (b *backlog) pop() stored {
 
 // deliver gives a publication to everybody who gets it now, and wakes those whose queue has got it.
 func (c *Core) deliver(pub *publication) {
-	for i := range c.forms {
-		c.forms[i].whole = nil
+	if pub.route.empty() {
+		return
 	}
-	c.shared = nil
+	c.formed, c.shared = 0, nil
 	c.work += pub.route.size()
 	for i := range pub.route.memory {
 		if t := pub.route.memory[i].of(pub); !t.nothing {

@@ -36,7 +36,10 @@ func (conn *Conn) onPublish(f packet.Frame) error {
 		return &packet.Error{Reason: packet.ReasonProtocolError, Statement: "MQTT-3.3.4-6", Detail: "PUBLISH from a client with a subscription identifier"}
 	}
 	pub := &c.pub
-	*pub = publication{p: p, frame: f, v: conn.version, from: conn.clientID}
+	// Field by field: to make a whole one and copy it takes an eighth of all the time of a message. look sets the route,
+	// and no client's message has an origin or changes.
+	pub.p, pub.frame, pub.v, pub.from = p, f, conn.version, conn.clientID
+	pub.hash, pub.chosen, pub.inbound = 0, nil, nil
 	if !shortest(f) {
 		pub.frame = packet.Frame{}
 	}
