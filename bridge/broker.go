@@ -20,9 +20,9 @@ type Broker interface {
 	Publish(m *Message, done func(error))
 
 	// Attach makes the bridge a durable consumer and returns the cursors of its queues: the one without a name and
-	// those of a.Queues. A bridge never detaches itself, not even when it stops: only who removes it from the configuration knows that
-	// nobody wants its messages any more. Entry.Options of the cursor has the QoS in its two lowest bits,
-	// Entry.Message is an encoded PUBLISH of 5.0 with the retain flag as published.
+	// those of a.Queues. A bridge never detaches itself, not even when it stops: only who removes it from the
+	// configuration knows that nobody wants its messages any more. Entry.Options of the cursor has the QoS in its two
+	// lowest bits, Entry.Message is an encoded PUBLISH of 5.0 with the retain flag as published.
 	Attach(a Attachment) ([]*storage.Cursor, error)
 
 	// Queues returns the queues that the store has under the name of an Attachment, the one without a name left out.

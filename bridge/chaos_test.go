@@ -285,7 +285,7 @@ func breakAtRandom(t *testing.T, topics []string, adjust func(*Config)) {
 }
 
 // judge checks that of payloads "qos/number" each came, QoS 2 once, and for the first time in order. What is live-first
-// has no order, of what is latest-only the last must have come.
+// has no order, of what is latest-only the last must have come, with QoS 1.
 func judge(t *testing.T, what string, got []string, count int) {
 	t.Helper()
 	seen, last := map[string]int{}, map[int]int{1: -1, 2: -1}
@@ -296,7 +296,7 @@ func judge(t *testing.T, what string, got []string, count int) {
 		}
 		seen[text]++
 		switch {
-		case seen[text] > 1 && qos == 2:
+		case seen[text] > 1 && qos == 2 && what != "value":
 			t.Errorf("%s %s came %d times", what, text, seen[text])
 		case seen[text] == 1 && n < last[qos] && what != "beside" && what != "lastly":
 			t.Errorf("%s %s came after %d", what, text, last[qos])

@@ -172,7 +172,7 @@ type UpRule struct {
 
 	// Order says how messages are sent when they have piled up: strict (default), as they came; live-first, what comes
 	// while the link is there before what came while it was not, each in order; latest-only, the latest message of
-	// each topic, the others are dropped and counted as superseded.
+	// each topic, with QoS 1 at most; the others are dropped and counted as superseded.
 	Order string `mapstructure:"order"`
 
 	// Priority high goes before normal (default), and that before low. What live-first has set aside goes after

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,6 +56,7 @@ type forwarder struct {
 
 	flights  map[uint16]flight
 	messages int      // of flights, those that count against the receive maximum
+	full     bool     // see crowded
 	atHand   int      // bytes of messages in flights
 	buffers  [][]byte // for copies of messages, not in use
 
@@ -101,7 +103,7 @@ func (f *forwarder) resume(ctx context.Context, l *link) error {
 	return nil
 }
 
-// end ends a link. What was in flight may be superseded now, as far as that is safe.
+// end ends a link. What was in flight in a lane of the order latest may be superseded now.
 func (f *forwarder) end() {
 	for _, a := range f.lanes {
 		if a.order == latest {
@@ -119,10 +121,19 @@ func (f *forwarder) release(l *link, a *lane) {
 			a.cursor.Ack(n)
 			continue
 		}
-		f.depart(l, flight{lane: a, n: n, expect: packet.PUBCOMP})
-		a.released = append(a.released, n)
-		l.ack(packet.PUBREL, a.packetID(n), packet.ReasonSuccess) // [MQTT-4.4.0-1]
+		if _, used := f.flights[a.packetID(n)]; used {
+			a.unreleased = append(a.unreleased, n)
+			continue
+		}
+		f.releaseOne(l, a, n)
 	}
+}
+
+// releaseOne repeats the PUBREL of a message.
+func (f *forwarder) releaseOne(l *link, a *lane, n uint64) {
+	f.depart(l, flight{lane: a, n: n, expect: packet.PUBCOMP})
+	a.released = append(a.released, n)
+	l.ack(packet.PUBREL, a.packetID(n), packet.ReasonSuccess) // [MQTT-4.4.0-1]
 }
 
 // depart notes that the upstream has to answer for g.
@@ -167,7 +178,7 @@ const fairness = 16
 
 // pull gathers messages until the receive maximum is reached, the batch is full, or nothing is left that may go now.
 func (f *forwarder) pull(l *link) {
-	if f.refused && !f.restart(l) {
+	if f.refused && !f.restart(l) || f.crowded(l.peer.window) {
 		return
 	}
 	f.replay.blocked = false
@@ -176,6 +187,21 @@ func (f *forwarder) pull(l *link) {
 	}
 	for f.mayFly(l) && len(l.gathering) < fullBatch && f.sendOne(l) {
 	}
+	if f.suspects > 0 && f.messages == 0 && f.empty() {
+		f.suspects = 0 // the others have expired
+	}
+}
+
+// empty reports that nothing waits in any lane.
+func (f *forwarder) empty() bool {
+	return !slices.ContainsFunc(f.lanes, func(a *lane) bool { return a.cursor.Stats().Count > 0 })
+}
+
+// crowded reports whether the receive maximum was reached and less than an eighth of it is free again: where each
+// acknowledgement comes alone, messages go by the batch all the same and do not cost a system call each.
+func (f *forwarder) crowded(window int) bool {
+	f.full = f.messages >= window || f.full && window-f.messages < window/8
+	return f.full
 }
 
 // mayFly reports whether one more message may be in flight.
@@ -209,8 +235,11 @@ func (f *forwarder) sendFrom(l *link, a *lane) bool {
 	if !ok {
 		return false
 	}
-	if oldest, ok := f.oldest(a); ok && e.N >= oldest+maxWindow {
+	if _, used := f.flights[a.packetID(e.N)]; used {
 		return false // never two in flight with the same packet identifier [MQTT-2.2.1-3]
+	}
+	if oldest, ok := f.oldest(a); ok && e.N >= oldest+maxWindow {
+		return false
 	}
 	aged := a.aged(e, l.now)
 	if aged && !f.replay.allows(l.now) {
@@ -419,6 +448,11 @@ func (f *forwarder) onAck(l *link, a *packet.Ack) error {
 	}
 	g.lane.cursor.Ack(g.n)
 	f.arrive(a.PacketID)
+	if i := slices.IndexFunc(g.lane.unreleased, func(n uint64) bool { return g.lane.packetID(n) == a.PacketID }); i >= 0 {
+		n := g.lane.unreleased[i]
+		g.lane.unreleased = slices.Delete(g.lane.unreleased, i, i+1)
+		f.releaseOne(l, g.lane, n)
+	}
 	return nil
 }
 

@@ -47,6 +47,9 @@ const (
 	// maxWindow bounds how far what is in flight in one lane may spread, in numbers: what may have been sent in a former
 	// life is told from what cannot have been by it.
 	maxWindow = 4000
+	// maxSpread is how far above the oldest message a number may be that was sent in a former life. A crash takes back
+	// the acknowledgements of about a second, see storage.Cursor.Ack, and with them the oldest.
+	maxSpread = 1 << 17
 )
 
 // lane is one queue of a bridge. All but its constants is owned by Run.
@@ -58,10 +61,14 @@ type lane struct {
 
 	flown    []uint64 // numbers sent on this link, ascending; those done go when they come to the front
 	released []uint64 // the same for those that were released before this link
-	sentHigh uint64   // numbers up to this one may have been sent in the present session of the upstream
-	dupHigh  uint64   // of those, the highest that can be unacknowledged: sent with DUP
-	first    bool     // nothing has been read since the last rewind
-	dry      bool     // it has nothing that may go in this round
+	// unreleased are to be released when their packet identifier is free. A crash takes back the acknowledgements of the
+	// last moment, which may be more than there are identifiers.
+	unreleased []uint64
+	sentHigh   uint64 // numbers up to this one may have been sent in the present session of the upstream
+	dupHigh    uint64 // of those, the highest that can be unacknowledged: sent with DUP
+	openHigh   uint64 // the same with room for acknowledgements that a crash has taken back: see bound
+	first      bool   // nothing has been read since the last rewind
+	dry        bool   // it has nothing that may go in this round
 
 	held    storage.Entry // next to be sent, when holding
 	holding bool
@@ -114,7 +121,7 @@ func sortLanes(lanes []*lane) {
 
 // rewind begins again with the oldest message that is neither acknowledged nor received. The flights are the caller's.
 func (a *lane) rewind() {
-	a.flown, a.released = a.flown[:0], nil
+	a.flown, a.released, a.unreleased = a.flown[:0], nil, nil
 	a.holding, a.held, a.first = false, storage.Entry{}, true
 	a.newest = newestOfTopics{}
 	a.cursor.Rewind()
@@ -124,7 +131,7 @@ func (a *lane) rewind() {
 func (a *lane) read() (storage.Entry, bool) {
 	e, ok := a.cursor.Next()
 	if ok && a.first {
-		a.first, a.dupHigh = false, min(a.sentHigh, e.N+maxWindow-1)
+		a.first, a.dupHigh, a.openHigh = false, min(a.sentHigh, e.N+maxWindow-1), min(a.sentHigh, e.N+maxSpread-1)
 	}
 	return e, ok
 }
@@ -163,3 +170,7 @@ func (a *lane) sent(n uint64) {
 func (a *lane) aged(e *storage.Entry, now time.Time) bool {
 	return a.order == backlog || now.UnixMilli()-e.Time > backlogAge.Milliseconds()
 }
+
+// bound reports whether e, which is not in flight, may have an exchange open at the upstream, which must come to its
+// end: a later message with its packet identifier would be taken for a repetition.
+func (a *lane) bound(e *storage.Entry) bool { return e.Options&3 == 2 && e.N <= a.openHigh }

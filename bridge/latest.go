@@ -55,9 +55,8 @@ func (q *newestOfTopics) pop() {
 	}
 }
 
-// put adds e, the latest so far. It returns the number of the message that this one takes the place of, unless keep
-// says that it must be sent all the same.
-func (q *newestOfTopics) put(e storage.Entry, keep func(*storage.Entry) bool) (superseded uint64, ok bool) {
+// put adds e, the latest so far. It returns the number of the message that this one takes the place of.
+func (q *newestOfTopics) put(e storage.Entry) (superseded uint64, ok bool) {
 	if q.topics == nil {
 		q.topics = map[string]*waiting{}
 	}
@@ -66,7 +65,7 @@ func (q *newestOfTopics) put(e storage.Entry, keep func(*storage.Entry) bool) (s
 		topic = q.publish.Topic
 	}
 	w := q.topics[string(topic)]
-	if ok = w != nil && topic != nil && !keep(&w.entry); ok {
+	if ok = w != nil && topic != nil; ok {
 		superseded = w.entry.N
 		q.bytes -= len(w.entry.Message)
 		e.Message = append(w.entry.Message[:0], e.Message...)
@@ -98,19 +97,16 @@ func (q *newestOfTopics) tidy() {
 }
 
 // collect reads what has come into a lane of the order latest and lets go of what it makes superfluous. It is called
-// with and without a link.
+// with and without a link. What has been sent on another link may be superseded too: there is no QoS 2 here, whose
+// exchange would have to come to its end.
 func (a *lane) collect() {
 	for len(a.newest.topics) < maxTopics && a.newest.bytes < maxTopicBytes {
 		e, ok := a.read()
 		if !ok {
 			return
 		}
-		if old, ok := a.newest.put(e, a.bound); ok {
+		if old, ok := a.newest.put(e); ok {
 			a.cursor.Drop(dropSuperseded, old)
 		}
 	}
 }
-
-// bound reports whether e may have an exchange open at the upstream, which must come to its end: a later message with
-// its packet identifier would be taken for a repetition.
-func (a *lane) bound(e *storage.Entry) bool { return e.Options&3 == 2 && a.repeated(e.N) }

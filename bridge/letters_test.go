@@ -163,3 +163,21 @@ func TestDroppedQoS2LeavesNoOpenExchange(t *testing.T) {
 	g.broker.sendAll(2, "t", "b")
 	c.want("PUBLISH 2 up/t b #3")
 }
+
+// The search for such a message ends when nothing is left of what was under suspicion.
+func TestSearchForTheMessageThatEndsLinksComesToAnEnd(t *testing.T) {
+	u := newUpstream(t)
+	g := newGateway(t, u.address(), nil, func(b *Bridge) { b.patience.goodbye = 0 })
+	g.broker.sendAll(1, "t", "a", "b")
+	c := u.welcome(false, none)
+	c.want("PUBLISH 1 up/t a #2", "PUBLISH 1 up/t b #3")
+	c.send((&packet.Disconnect{Reason: packet.ReasonPacketTooLarge}).Append(nil, c.v))
+	c.wantEnd()
+	c = u.welcome(true, none)
+	c.want("PUBLISH 1 dup up/t a #2")
+	g.broker.cursor.Drop("expired", 2) // b is not sent again
+	c.ack(packet.PUBACK, 2, 0)
+	g.awaitEmpty()
+	g.broker.live(&packet.Publish{Topic: []byte("t"), Payload: []byte("live")})
+	c.want("PUBLISH 0 up/t live")
+}

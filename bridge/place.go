@@ -100,7 +100,7 @@ func placeOf(rules topicMap, topic []byte, linked bool) Place {
 	if r == nil {
 		return Place{Not: true}
 	}
-	p := Place{Queue: r.away, MaxQoS: r.qos, Lift: r.lift}
+	p := Place{Queue: r.away, MaxQoS: r.qos, Lift: min(r.lift, r.qos)}
 	if linked {
 		p.Queue = r.queue
 	}

@@ -3,6 +3,7 @@ package bridge
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"forebay/broker/packet"
 )
@@ -22,7 +23,12 @@ type Passage struct {
 	Topic  string  // on the other side; empty: the rule gives no topic, and the messages are dropped
 	QoS    [3]byte // on the other side, by the one published with
 	Retain string  // keep, drop or force
-	Rules  []RuleVerdict
+
+	// Up only, as in UpRule.
+	Order, Priority string
+	Expiry          time.Duration
+
+	Rules []RuleVerdict
 }
 
 // RuleVerdict is what one rule says about a topic.
@@ -52,7 +58,7 @@ func PreviewTopic(cfg Config, site, topic string) (Preview, error) {
 	for i := range up {
 		v.Up.Rules[i].Filter = cfg.Up[i].Filter
 		if v.Up.Rule == ruleName("up", i) {
-			v.Up.Retain = cfg.Up[i].Retain
+			v.Up.Retain, v.Up.Order, v.Up.Priority, v.Up.Expiry = cfg.Up[i].Retain, cfg.Up[i].Order, cfg.Up[i].Priority, cfg.Up[i].Expiry
 			for q := range v.Up.QoS {
 				v.Up.QoS[q] = min(max(byte(q), byte(cfg.Up[i].Lift)), up[i].qos)
 			}

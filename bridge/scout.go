@@ -59,12 +59,13 @@ type watch struct {
 
 	at       time.Time // the next look
 	failback time.Time // when the first address is tried again; zero: we are there
-	retry    time.Time // no attempt before
+	retry    time.Time // no attempt before, unless a file changes
+	again    bool      // the credentials have not been proven for want of an answer
 }
 
 // begin starts the watch for a connection.
 func (w *watch) begin(now time.Time, b *Bridge, c *conn) {
-	w.at, w.failback = now.Add(b.patience.watch), time.Time{}
+	w.at, w.failback, w.again = now.Add(b.patience.watch), time.Time{}, false
 	if c.at != 0 {
 		w.failback = now.Add(b.cfg.Failback)
 		w.at = earlier(w.at, w.failback)
@@ -81,23 +82,21 @@ func (b *Bridge) lookAround(ctx context.Context, l *link) {
 	if !w.failback.IsZero() && l.now.Before(w.failback) {
 		w.at = earlier(w.at, w.failback)
 	}
-	if b.scout != nil || l.now.Before(w.retry) {
+	if b.scout != nil {
 		return
 	}
-	at, reason := l.at, ""
 	changed := stamp(w.files)
 	switch {
-	case changed != w.stamp:
-		w.stamp, reason = changed, newCredentials
+	case changed != w.stamp, w.again && !l.now.Before(w.retry):
+		w.stamp, w.again = changed, false
+		b.scoutFor(ctx, newCredentials, l.at, l.identity)
+	case l.now.Before(w.retry):
 	case !l.identity.renew.IsZero() && !l.now.Before(l.identity.renew):
-		reason = newPassword
+		b.scoutFor(ctx, newPassword, l.at, l.identity)
 	case !w.failback.IsZero() && !l.now.Before(w.failback):
 		w.failback = l.now.Add(b.cfg.Failback)
-		at, reason = 0, firstAddress
-	default:
-		return
+		b.scoutFor(ctx, firstAddress, 0, l.identity)
 	}
-	b.scoutFor(ctx, reason, at, l.identity)
 }
 
 // scoutFor tries a second connection to an address. shown is what the first one was opened with.
@@ -127,6 +126,7 @@ func (b *Bridge) scoutFailed(l *link, err error) {
 		return // a file has been touched, its contents are the same
 	}
 	b.watch.retry = l.now.Add(b.patience.retry)
+	b.watch.again = reason == newCredentials && !isRefusal(err)
 	b.reportOnce("a second connection failed, the present one goes on", "for", reason, "why", explain(err))
 }
 

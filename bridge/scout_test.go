@@ -117,6 +117,39 @@ func TestServerEndsTheOldConnectionFirst(t *testing.T) {
 	}
 }
 
+// TestNewPasswordIsTriedAgainWhenTheUpstreamWasNotThere: what is no verdict on a password does not stand for one; and a
+// file that has been mended is looked at without waiting.
+func TestNewPasswordIsTriedAgainWhenTheUpstreamWasNotThere(t *testing.T) {
+	u := newUpstream(t)
+	file, write := passwordFile(t)
+	g := newGateway(t, u.address(), func(c *Config) { c.Username, c.PasswordFile = "gw", file; noReconnect(c) }, impatient)
+	first := u.welcome(false, none)
+	write("second")
+	for range 2 {
+		c := u.accept()
+		c.wantPassword("second")
+		c.connack(packet.Connack{Reason: packet.ReasonServerBusy})
+		c.wantEnd()
+	}
+	g.stop()
+	first.wantEnd()
+	g.tune = func(b *Bridge) {
+		impatient(b)
+		b.patience.retry = time.Hour
+	}
+	g.start()
+	first = u.accept()
+	first.wantPassword("second")
+	first.connack(packet.Connack{SessionPresent: true})
+	g.awaitStatus("up", func(s Status) bool { return s.State == Up })
+	for _, password := range []string{"wrong", "mended"} {
+		write(password)
+		c := u.accept()
+		c.wantPassword(password)
+		c.connack(packet.Connack{Reason: packet.ReasonBadUserNameOrPassword})
+	}
+}
+
 // TestOnlyATakeoverIsWaitedFor: a second connection that is half way is given up when the first one broke for a reason of
 // its own, and waited for, a little, when the server may have ended the first for its sake.
 func TestOnlyATakeoverIsWaitedFor(t *testing.T) {

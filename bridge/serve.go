@@ -92,7 +92,7 @@ func (b *Bridge) rounds(ctx context.Context, l *link) error {
 			out = l.out
 		}
 		var in <-chan []byte
-		if len(l.gathering) < clogged && len(b.down.answers) <= inboundWindow {
+		if len(l.gathering) < clogged && len(b.down.answers) <= inboundWindow && !l.now.Before(l.readAt) {
 			in = l.in
 		}
 		select {
@@ -106,6 +106,9 @@ func (b *Bridge) rounds(ctx context.Context, l *link) error {
 				return err
 			}
 			l.taken <- used
+			if b.forward.messages >= crowd {
+				l.readAt = l.now.Add(ripening)
+			}
 		case err := <-l.broken:
 			return err
 		case r := <-b.scout.done():
@@ -154,12 +157,16 @@ func (b *Bridge) gather(l *link) {
 	if len(l.gathering) >= fullBatch {
 		return
 	}
-	if b.forward.suspects == 0 { // else a message in flight could be blamed for one of these
+	searching := b.forward.suspects > 0
+	if !searching { // else a message in flight could be blamed for one of these
 		batch := b.live.take(b.spare)
 		b.forward.sendLive(l, batch)
 		b.spare = batch[:0]
 	}
 	b.forward.pull(l)
+	if searching && b.forward.suspects == 0 {
+		signal(b.more) // what has been held up
+	}
 }
 
 // idle reports that nothing is half way.
@@ -227,6 +234,9 @@ func (b *Bridge) nextDue(l *link, leaveAt time.Time) time.Time {
 	}
 	if !leaveAt.IsZero() {
 		next = earlier(next, leaveAt)
+	}
+	if l.readAt.After(l.now) {
+		next = earlier(next, l.readAt)
 	}
 	return next
 }

@@ -293,6 +293,9 @@ func compileUp(rules []UpRule, site string) (topicMap, error) {
 		if err != nil {
 			return nil, fmt.Errorf("up[%d]: %w", i, err)
 		}
+		if r.Order == orderLatestOnly {
+			c.qos = min(c.qos, 1)
+		}
 		c.retain, c.lift, c.expiry = r.Retain, byte(r.Lift), uint32(min(r.Expiry/time.Second, 1<<32-1))
 		for _, text := range r.Exclude {
 			f, err := compileFilter(text, site)

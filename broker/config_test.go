@@ -70,8 +70,8 @@ func TestConfigProblems(t *testing.T) {
 			Listeners: []ListenerConfig{{Address: ":1883", Anonymous: true, Limits: ListenerLimits{Connections: -1, ByteRate: 1}}},
 			Limits: LimitsConfig{ConnectionsPerAddress: -1, ConnectRate: -1, MessageRate: 2_000_000, ByteRate: -5, ConnectTimeout: time.Hour, KeepAlive: 20 * time.Hour,
 				Inflight: 70_000, QueuedMessages: -1, QueuedSize: 1, Subscriptions: -1, TopicLevels: 2000},
-		}, []string{"listeners[0].limits.connections", "listeners[0].limits.byte_rate", "limits.connections_per_address", "limits.connect_rate",
-			"limits.message_rate", "limits.byte_rate", "limits.connect_timeout", "limits.keep_alive", "limits.inflight", "limits.queued_messages",
+		}, []string{"listeners[0].limits.connections", "listeners[0].limits.bytes_per_second", "limits.connections_per_address", "limits.connects_per_second",
+			"limits.messages_per_second", "limits.bytes_per_second", "limits.connect_timeout", "limits.keep_alive", "limits.inflight", "limits.queued_messages",
 			"limits.queued_size", "limits.subscriptions", "limits.topic_levels"}},
 		{"all at once", Config{
 			Listeners: append(listen("x"), ListenerConfig{}),

@@ -19,9 +19,9 @@ type LimitsConfig struct {
 
 	// These hold for each listener that has none of its own.
 	ConnectionsPerAddress int   `mapstructure:"connections_per_address"`
-	ConnectRate           int   `mapstructure:"connect_rate"`
-	MessageRate           int   `mapstructure:"message_rate"`
-	ByteRate              int64 `mapstructure:"byte_rate"`
+	ConnectRate           int   `mapstructure:"connects_per_second"`
+	MessageRate           int   `mapstructure:"messages_per_second"`
+	ByteRate              int64 `mapstructure:"bytes_per_second"`
 
 	// ConnectTimeout is how long a connection may take for the handshakes of TLS and WebSocket, and then again to send
 	// CONNECT. 100 ms to 10 min. Default 10 s.
@@ -69,12 +69,12 @@ type ListenerLimits struct {
 	ConnectionsPerAddress int `mapstructure:"connections_per_address"`
 
 	// ConnectRate is how many connections are accepted in a second; more wait in the kernel. 0: no limit.
-	ConnectRate int `mapstructure:"connect_rate"`
+	ConnectRate int `mapstructure:"connects_per_second"`
 
 	// MessageRate and ByteRate are how many packets (acknowledgements do not count) and bytes of them a client may send
 	// in a second. It is not read for a while when it has sent more. 0: no limit.
-	MessageRate int   `mapstructure:"message_rate"`
-	ByteRate    int64 `mapstructure:"byte_rate"`
+	MessageRate int   `mapstructure:"messages_per_second"`
+	ByteRate    int64 `mapstructure:"bytes_per_second"`
 }
 
 const (
@@ -142,14 +142,14 @@ func (l ListenerLimits) validate(report func(key, problem string)) {
 		n   int64
 	}{
 		{"connections", int64(l.Connections)}, {"connections_per_address", int64(l.ConnectionsPerAddress)},
-		{"connect_rate", int64(l.ConnectRate)}, {"message_rate", int64(l.MessageRate)},
+		{"connects_per_second", int64(l.ConnectRate)}, {"messages_per_second", int64(l.MessageRate)},
 	} {
 		if v.n < 0 || v.n > most {
 			report(v.key, "must be between 1 and 1000000, or 0 for no limit")
 		}
 	}
 	if l.ByteRate != 0 && l.ByteRate < minPacketSize {
-		report("byte_rate", "must be 1KiB or more, or 0 for no limit")
+		report("bytes_per_second", "must be 1KiB or more, or 0 for no limit")
 	}
 }
 

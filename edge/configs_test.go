@@ -33,7 +33,7 @@ func examples(t *testing.T) map[string]*Config {
 
 func TestExamplesLoad(t *testing.T) {
 	loaded := examples(t)
-	for _, name := range []string{"forebay.yaml", "forebay.toml", "modbus-line.yaml", "aws-iot.yaml", "metered-uplink.yaml", "mosquitto-cloud.yaml"} {
+	for _, name := range []string{"forebay.yaml", "forebay.toml", "modbus-line.yaml", "aws-iot.yaml", "azure-iot-hub.yaml", "metered-uplink.yaml", "mosquitto-cloud.yaml"} {
 		if loaded[name] == nil {
 			t.Errorf("%s is missing", name)
 		}

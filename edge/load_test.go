@@ -30,7 +30,7 @@ storage: {path: data, max_size: 64MiB, max_ack_delay: 0s}
 broker:
   listeners:
     - {address: "127.0.0.1:1883", anonymous: true}
-  limits: {connections: 50, packet_size: 512KiB, byte_rate: 64KiB, session_expiry: 24h}
+  limits: {connections: 50, packet_size: 512KiB, bytes_per_second: 64KiB, session_expiry: 24h}
 bridges:
   - name: cloud
     addresses: ["mqtt://cloud.example.com:1883"]
@@ -61,7 +61,7 @@ max_size = "64MiB"
 max_ack_delay = 0
 [broker]
 listeners = [{address = "127.0.0.1:1883", anonymous = true}]
-limits = {connections = 50, packet_size = "512KiB", byte_rate = "64KiB", session_expiry = "24h"}
+limits = {connections = 50, packet_size = "512KiB", bytes_per_second = "64KiB", session_expiry = "24h"}
 [[bridges]]
 name = "cloud"
 addresses = ["mqtt://cloud.example.com:1883"]
@@ -98,7 +98,7 @@ enum = {0 = "idle", 1 = "running"}
 	"storage": {"path": "data", "max_size": 67108864, "max_ack_delay": 0},
 	"broker": {
 		"listeners": [{"address": "127.0.0.1:1883", "anonymous": true}],
-		"limits": {"connections": 50, "packet_size": "512KiB", "byte_rate": "64KiB", "session_expiry": "24h"}
+		"limits": {"connections": 50, "packet_size": "512KiB", "bytes_per_second": "64KiB", "session_expiry": "24h"}
 	},
 	"bridges": [{
 		"name": "cloud", "addresses": ["mqtt://cloud.example.com:1883"], "client_id": "{site}",

@@ -273,7 +273,7 @@ func (r *reader) float(v any, path string) any {
 }
 
 func (r *reader) integer(v any, t reflect.Type, path string) any {
-	isSize := slices.ContainsFunc([]string{"_size", "_bytes", ".byte_rate", ".bytes_per_second"}, func(end string) bool { return strings.HasSuffix(path, end) })
+	isSize := slices.ContainsFunc([]string{"_size", "_bytes", ".bytes_per_second"}, func(end string) bool { return strings.HasSuffix(path, end) })
 	if s, ok := v.(string); ok && isSize {
 		expanded, ok := r.expand(s, path)
 		if !ok {

@@ -41,6 +41,16 @@ type client struct {
 	ended time.Time // when the last request was over
 }
 
+// over returns a client like c whose frames t carries.
+func (c *client) over(t transport) *client {
+	like := newRTUClient(t)
+	if c.mbap {
+		like = newTCPClient(t)
+	}
+	like.pace = c.pace
+	return like
+}
+
 // pace is how a client spares its peer. Zero is no restraint.
 type pace struct {
 	between time.Duration // from an answer to the next request

@@ -7,6 +7,8 @@ import "time"
 type Config struct {
 	// Links are the TCP endpoints and serial ports, in the order of the file.
 	Links []LinkConfig `mapstructure:"links"`
+	// Server serves chosen tags to other Modbus clients. Absent: nobody does.
+	Server *ServerConfig `mapstructure:"server"`
 }
 
 // LinkConfig is one endpoint or serial port. Exactly one of TCP, RTU, ASCII,
@@ -297,6 +299,9 @@ func (u *UnitConfig) Lifetime(t *TagConfig) time.Duration {
 // SetDefaults fills everything that was left out, except what has no default.
 // It changes c in place and may be called again.
 func (c *Config) SetDefaults() {
+	if c.Server != nil {
+		c.Server.setDefaults()
+	}
 	for i := range c.Links {
 		l := &c.Links[i]
 		setDefault(&l.Timeout, DefaultTimeout)

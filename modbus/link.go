@@ -46,7 +46,8 @@ type link struct {
 	tell     func(LearnedUnit) // nil: nobody wants to know
 	client   *client
 	units    []*unit
-	commands chan *command
+	commands chan task
+	asking   chan struct{} // taken by the one who asks by hand
 	demands  chan demand
 	wall     func(now time.Time) time.Time // the time that clocks on the wall show
 	aligns   bool                          // some tag is aligned to it
@@ -122,8 +123,12 @@ func (l *link) run(ctx context.Context) {
 	l.recall()
 }
 
-// execute runs a command when no read is in flight any more.
-func (l *link) execute(ctx context.Context, c *command) {
+// task is something that the link does between two reads because somebody wants
+// it: a command, or a request by hand.
+type task interface{ execute(ctx context.Context) }
+
+// execute runs a task when no read is in flight any more.
+func (l *link) execute(ctx context.Context, c task) {
 	for len(l.flights) > 0 {
 		l.land(ctx)
 	}
@@ -257,6 +262,9 @@ func (l *link) nextRead(now time.Time) (best candidate) {
 					continue
 				}
 				due := b.due()
+				if best.unit != nil && due.After(best.at) && due.After(best.rank) {
+					continue // of hundreds of reads most are worse: or would say so too, but slowly
+				}
 				c := candidate{u, b, due, due, due}
 				if u.state == "" { // never heard of
 					c.rank = later(due, l.probesAt)
@@ -379,6 +387,9 @@ func (l *link) deliverBad(u *unit, tags []*tag, err error, now time.Time) {
 
 // add appends s to the batch unless the thinning of t holds it back.
 func (l *link) add(t *tag, s Sample) {
+	for _, served := range t.served {
+		served.keep(&s)
+	}
 	if !t.thinning.passes(&s, &t.last) {
 		return
 	}

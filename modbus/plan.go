@@ -12,6 +12,7 @@ type tag struct {
 	config   *TagConfig
 	register register
 	thinning thinning
+	served   []*servedTag // who wants every sample, also those that are held back
 
 	// Owned by the goroutine of the link.
 	last  thinned

@@ -141,7 +141,8 @@ func newLink(cfg *LinkConfig, c *client) *link {
 	l := &link{
 		config:   cfg,
 		client:   c,
-		commands: make(chan *command),
+		commands: make(chan task),
+		asking:   make(chan struct{}, 1),
 		demands:  make(chan demand, maxDemands),
 		wall:     wallClock,
 		done:     make(chan struct{}),

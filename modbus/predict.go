@@ -20,8 +20,8 @@ type PlannedRead struct {
 	Count   int
 	// Interval is that of its tags.
 	Interval time.Duration
-	// OnWire is how long request and answer and the silences that belong to them
-	// take on a serial line; 0 for other links.
+	// OnWire is how long request and answer and the silences and delays that
+	// belong to them take on a serial line; 0 for other links.
 	OnWire time.Duration
 }
 
@@ -38,6 +38,9 @@ func (l *LinkConfig) Plan() []PlannedRead {
 			r := PlannedRead{Unit: u.config, Table: b.table, Address: b.address, Count: b.count, Interval: b.interval, OnWire: line.time(b.span)}
 			if l.serial() != nil {
 				r.OnWire += l.RequestDelay
+				if l.CloseAfterRequest {
+					r.OnWire += l.ConnectDelay
+				}
 			}
 			for _, t := range b.tags {
 				r.Tags = append(r.Tags, t.config)

@@ -1,6 +1,7 @@
 package modbus_test
 
 import (
+	"math"
 	"net"
 	"sync/atomic"
 	"testing"
@@ -84,7 +85,7 @@ func TestConnectionsDiffer(t *testing.T) {
 
 func FuzzRecall(f *testing.F) {
 	f.Add(1, 2, 3, 4, 5)
-	f.Add(-1, 1<<40, -5, 1<<62, 0)
+	f.Add(-1, math.MaxInt, -5, math.MaxInt, math.MinInt)
 	f.Fuzz(func(t *testing.T, good, refused, cut, address, count int) {
 		slave := modbustest.New()
 		cfg := tcp(unit("plc", 1, row(slave, 0, 10)...))

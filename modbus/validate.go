@@ -38,6 +38,9 @@ func (c *Config) Validate(report func(path, problem string)) {
 			l.validateLoad(at)
 		}
 	}
+	if c.Server != nil {
+		c.Server.validate(scope{"server", report}, c.Links)
+	}
 }
 
 // validateLoad refuses what a serial line cannot carry even if every device

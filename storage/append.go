@@ -116,7 +116,7 @@ func (l *Log) appendLocked(r *Record, room int, notify []func()) (Seq, []func(),
 	}
 	ch.buf = endFrame(append(b, message...), start)
 	l.grown(ch, len(ch.buf)-start)
-	if lazy && l.waiting < int64(l.tune.tail)/4 {
+	if lazy && (l.waiting < int64(l.tune.tail)/4 || l.release()) {
 		l.lazy.note(l, int32(count))
 	} else {
 		l.lazy.note(l, -1)
@@ -215,7 +215,7 @@ func (l *Log) grown(ch *chunk, n int) {
 	ch.cost += n
 	l.waiting += int64(n)
 	l.current.filled += int64(n)
-	l.point.records++
+	l.records++
 }
 
 // setRow remembers a change for the next checkpoint.

@@ -199,7 +199,9 @@ func (l *Log) place(g *group, point bool) {
 	g.write = g.write && size > 0
 	if g.write {
 		l.point.written += wholePages(groupHeader + size)
+		l.point.records += l.records // what is not written, the next start need not read
 	}
+	l.records = 0
 	switch {
 	case !g.write:
 	case l.journal == nil || l.journal.direct(size):
@@ -453,6 +455,7 @@ func (l *Log) committed(g *group, notify []func()) []func() {
 			}
 		}
 	}
+	l.moved()
 	if g.turn {
 		g.behind = slices.Clone(l.journaled)
 	}

@@ -25,7 +25,8 @@
 // while the other is spilled; a group waits for a spill only when both are full.
 //
 // A segment file is removed when every cursor has passed it and a checkpoint
-// says so; memory is bounded whatever the backlog. What is damaged is set aside
+// says so. What little somebody still needs of an old one is copied into the
+// current one within minutes, so that it can go; memory is bounded whatever the backlog. What is damaged is set aside
 // (.bad), counted under CauseDamaged when its consumers come to it, and does
 // not keep the process from starting.
 //
@@ -64,8 +65,8 @@
 //
 // # Weaknesses
 //
-// BUG(storage): A consumer that never acknowledges keeps every segment that has
-// one of its messages; give it limits.
+// BUG(storage): A consumer that never acknowledges keeps every segment of which
+// it needs a sixteenth or more; give it limits.
 //
 // BUG(storage): Each Open writes the state file anew, so it takes time and flash
 // in proportion to the rows of the tables.

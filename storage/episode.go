@@ -164,6 +164,7 @@ func (l *Log) look(now time.Time) time.Duration {
 	if now.Sub(l.aged) >= l.tune.expire {
 		l.aged = now
 		l.expireAll()
+		l.lookForThin()
 	}
 	l.lookAtStore()
 	l.wallClock()

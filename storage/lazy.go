@@ -1,6 +1,9 @@
 package storage
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // lazyState counts, for each record not yet taken by the committer, what it
 // waits for, so that a message which all its live consumers acknowledge within
@@ -117,6 +120,43 @@ func (z *lazyState) any() bool {
 		}
 	}
 	return false
+}
+
+// release lets those open chunks go to the tail of whose records none needs
+// storage any more, so that memory does not fill up while nothing has to be
+// written, and reports whether there were any. What their consumers acknowledged
+// is in the marks of the next commit, which comes before any later record. l.mu is
+// held. No group with earlier records is under way: Safe would wait for it.
+func (l *Log) release() bool {
+	z, k := &l.lazy, 0
+	for k+1 < len(l.open) && l.open[k+1].first <= z.first+Seq(z.head) {
+		k++
+	}
+	if k == 0 {
+		return false
+	}
+	for _, ch := range l.open[:k] {
+		l.waiting -= int64(len(ch.buf))
+		l.current.filled -= int64(len(ch.buf))
+		l.tailSize += ch.cost
+		ch.inSegment = true // or needs not to be there
+	}
+	l.tail = append(l.tail, l.open[:k]...)
+	l.open = slices.Delete(l.open, 0, k)
+	z.forget(l.open[0].first - 1)
+	l.evictTail()
+	return true
+}
+
+// forget leaves out what comes before record seq, which is settled and stays:
+// marks alone may have its number.
+func (z *lazyState) forget(seq Seq) {
+	if seq <= z.first {
+		return
+	}
+	i := int(seq - z.first)
+	z.need, z.born = slices.Delete(z.need, 0, i), slices.Delete(z.born, 0, i)
+	z.first, z.head = seq, z.head-i
 }
 
 // done reports whether record seq needs no storage.

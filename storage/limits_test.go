@@ -270,7 +270,9 @@ func TestLiveConsumersSpareTheDisk(t *testing.T) {
 		}
 		return nil
 	}}
-	l, err := open(cfg, discard(), nil, d, defaults())
+	tune := defaults()
+	tune.slab, tune.tail = 1<<10, 16<<10 // many times that goes through
+	l, err := open(cfg, discard(), nil, d, tune)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,8 +287,9 @@ func TestLiveConsumersSpareTheDisk(t *testing.T) {
 	mustSafe(t, l, s)
 	a.SetLive(true)
 	b.SetLive(true)
-	for i := range 50 {
-		s := mustAppend(t, l, fmt.Sprint(i), a, b)
+	const n = 1000
+	for i := range n {
+		s := mustAppend(t, l, fmt.Sprintf("%0100d", i), a, b)
 		a.Ack(next(t, a).N)
 		if l.Safe() >= s {
 			t.Fatal("safe before both have acknowledged")
@@ -299,7 +302,7 @@ func TestLiveConsumersSpareTheDisk(t *testing.T) {
 	mustSafe(t, l, s)
 	closeLog(t, l)
 	if commits > 6 { // two of them by Open and Close
-		t.Errorf("%d commits for 50 messages that were acknowledged in time", commits)
+		t.Errorf("%d commits for %d messages that were acknowledged in time", commits, n)
 	}
 	l = openConfig(t, cfg, defaults())
 	if got := messages(drain(t, mustConsumer(t, l, "b", Limits{}), false)); got != "b goes" {

@@ -26,6 +26,7 @@ type window struct {
 // place is where the reader goes on for a cursor.
 type place struct {
 	segment uint32
+	part    uint64 // first n of the consumer's part there
 	chunk   Seq
 	offset  int // into the frames of chunk
 }
@@ -103,12 +104,7 @@ func (l *Log) windowSize() int {
 // reader is the state of readLoop, which owns it.
 type reader struct {
 	log  *Log
-	open []sealed // the one used last comes last
-}
-
-type sealed struct {
-	id uint32
-	db *bolt.DB
+	open []*sealed // the one used last comes last
 }
 
 // readLoop serves the cursors' requests, one after the other.
@@ -122,6 +118,7 @@ func (l *Log) readLoop() {
 			return
 		}
 		r.closeGone()
+		r.copyThin()
 		for {
 			l.mu.Lock()
 			if len(l.requests) == 0 || l.closing {
@@ -186,8 +183,8 @@ func (c *Cursor) plan() *fetch {
 		}
 		f := &fetch{consumer: c.id, segment: p.segment, writer: p.segment.writer, from: max(from, p.first),
 			until: min(p.last, c.refFirst-1), budget: c.log.windowSize(), round: w.round, at: w.at}
-		if f.at.segment != p.segment.id {
-			f.at = place{segment: p.segment.id}
+		if f.at.segment != p.segment.id || f.at.part != p.first {
+			f.at = place{segment: p.segment.id, part: p.first}
 		}
 		if f.from > f.until {
 			break
@@ -285,11 +282,16 @@ func (l *Log) setAside(g *segment) {
 }
 
 func (r *reader) read(f *fetch) error {
-	db, err := r.database(f)
+	db, file, err := r.database(f)
 	if err != nil {
 		return err
 	}
 	return db.View(func(tx *bolt.Tx) error {
+		if file != nil {
+			defer releasePages(db, file.size)
+		} else {
+			defer releasePages(db, min(tx.Size(), segmentMapping))
+		}
 		f.end = f.until
 		size, full := 0, false
 		eachChunk(tx, f.at.chunk, func(first Seq, index []share, frames []byte, err error) bool {
@@ -300,11 +302,12 @@ func (r *reader) read(f *fetch) error {
 				if s, ok := shareOf(index, f.consumer); !ok || s.last < f.from {
 					return true
 				} else if s.first > f.until {
-					return false // in the tail still; the next fetch begins before it
+					return true // in the tail still, and the next fetch begins before it; or what is wanted is a copy
 				}
 			}
 			f.at.chunk = first
 			if err == nil {
+				r.ahead(f, file, frames)
 				size, full, err = f.scan(frames, size)
 			}
 			if err != nil {
@@ -381,30 +384,38 @@ func (f *fetch) take(body []byte, size *int) (full bool, err error) {
 	return false, m.p.err
 }
 
-// database returns the open segment of f.
-func (r *reader) database(f *fetch) (*bolt.DB, error) {
+// ahead lets the kernel read what f comes to next in frames, and behind them.
+// file is nil when the segment is still written to: it is in the page cache.
+func (r *reader) ahead(f *fetch, file *sealed, frames []byte) {
+	if file == nil || !file.reading(frames[min(f.at.offset, len(frames)):], f.budget) || f.next == file.next {
+		return
+	}
+	file.next = f.next
+	r.log.dir.readAhead(segmentName(f.next))
+}
+
+// database returns the open segment of f. The second result is nil when it is
+// still written to.
+func (r *reader) database(f *fetch) (*bolt.DB, *sealed, error) {
 	if f.writer != nil {
-		return f.writer.db, nil
+		return f.writer.db, nil, nil
 	}
 	id := f.segment.id
 	for i, s := range r.open {
 		if s.id == id {
 			r.open = append(append(r.open[:i], r.open[i+1:]...), s)
-			return s.db, nil
+			return s.db, s, nil
 		}
 	}
 	if len(r.open) == openAtOnce {
 		r.close(r.open[0].id)
 	}
-	db, err := openWhole(r.log.dir, id)
+	s, err := openSealedAhead(r.log.dir, id)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if f.next != 0 {
-		r.log.dir.readAhead(segmentName(f.next))
-	}
-	r.open = append(r.open, sealed{id, db})
-	return db, nil
+	r.open = append(r.open, s)
+	return s.db, s, nil
 }
 
 func (r *reader) close(id uint32) {

@@ -32,6 +32,7 @@ type recovery struct {
 	census   bool             // there is no checkpoint: use those of the segments
 	files    map[uint32]int64 // segments on disk, with their bytes
 	last     uint32           // the highest segment number seen
+	highest  Seq              // of the messages so far
 
 	// What only the journal had, on its way into the segment that this start
 	// begins, and what its header says.
@@ -353,6 +354,7 @@ func (r *recovery) applyMessage(g *segment, body []byte) error {
 		return nil
 	}
 	l.seq = max(l.seq, m.seq)
+	r.highest = max(r.highest, m.seq)
 	for range m.deliveries {
 		d := m.delivery()
 		c := l.byID[d.consumer]
@@ -363,6 +365,9 @@ func (r *recovery) applyMessage(g *segment, body []byte) error {
 			c = r.consumer(d.consumer, "")
 		}
 		if d.n <= c.pos {
+			if r.census && m.seq < r.highest {
+				c.applyCopy(g, d.n, int64(m.size+len(d.extra)), m.time)
+			}
 			continue
 		}
 		if d.n > c.pos+1 {

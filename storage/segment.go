@@ -11,7 +11,6 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
-	"golang.org/x/sys/unix"
 )
 
 // Names, magic and version of the files; FORMAT.md has the pages.
@@ -204,7 +203,8 @@ func indexOf(frames []byte) []share {
 						index = append(index, share{consumer: ConsumerID(id), first: n})
 					}
 				}
-				index[i].last = n
+				// Copies may stand behind what is newer, see move.
+				index[i].first, index[i].last = min(index[i].first, n), max(index[i].last, n)
 			}
 		}
 		frames = frames[end:]
@@ -223,17 +223,13 @@ func takeUvarint(b []byte) (uint64, []byte) {
 
 // openSealed opens a segment for reading. Nothing in it is trusted: use it
 // inside guard only.
-func openSealed(dir *directory, id uint32) (*bolt.DB, error) { return openSegment(dir, id, 0) }
-
-// openWhole is openSealed for a segment that is going to be read to its end:
-// without MAP_POPULATE each page would cost a fault.
-func openWhole(dir *directory, id uint32) (*bolt.DB, error) {
-	return openSegment(dir, id, unix.MAP_POPULATE)
+func openSealed(dir *directory, id uint32) (*bolt.DB, error) {
+	return openSegment(dir, id, readSomeAhead)
 }
 
-func openSegment(dir *directory, id uint32, mmapFlags int) (*bolt.DB, error) {
+func openSegment(dir *directory, id uint32, opened func(*os.File)) (*bolt.DB, error) {
 	name := segmentName(id)
-	db, err := openReadOnly(dir, name, mmapFlags)
+	db, err := openReadOnly(dir, name, opened)
 	if err != nil {
 		return nil, err
 	}
@@ -250,18 +246,8 @@ func openSegment(dir *directory, id uint32, mmapFlags int) (*bolt.DB, error) {
 	return db, nil
 }
 
-// readAhead has the kernel read a file that is going to be opened. A refusal
-// costs only speed.
-func (d *directory) readAhead(name string) {
-	f, err := os.Open(d.file(name))
-	if err != nil {
-		return
-	}
-	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_WILLNEED)
-	_ = f.Close() // nothing was written
-}
-
-func openReadOnly(dir *directory, name string, mmapFlags int) (*bolt.DB, error) {
+// openReadOnly calls opened with the file before bbolt reads it.
+func openReadOnly(dir *directory, name string, opened func(*os.File)) (*bolt.DB, error) {
 	if err := dir.step("open", name); err != nil {
 		return nil, err
 	}
@@ -269,13 +255,10 @@ func openReadOnly(dir *directory, name string, mmapFlags int) (*bolt.DB, error) 
 		ReadOnly:     true,
 		Timeout:      lockTimeout,
 		NoStatistics: true,
-		MmapFlags:    mmapFlags,
 		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
 			f, err := os.OpenFile(filepath.Clean(name), flag, mode)
 			if err == nil {
-				// bbolt maps with MADV_RANDOM: without this each page is its
-				// own wait for the disk. A refusal costs only speed.
-				_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_WILLNEED)
+				opened(f)
 			}
 			return f, err
 		},

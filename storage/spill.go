@@ -77,12 +77,12 @@ func (s settled) keep(b, out []byte) []byte {
 	return b
 }
 
-// lastSeq returns the Seq of the last of some frames that this process encoded,
-// or 0.
+// lastSeq returns the highest Seq in some frames that this process encoded, or 0.
 func lastSeq(frames []byte) Seq {
 	var last uint64
 	for len(frames) > 0 {
-		last, _ = binary.Uvarint(frames[frameHeader:])
+		seq, _ := binary.Uvarint(frames[frameHeader:])
+		last = max(last, seq)
 		frames = frames[frameHeader+int(binary.LittleEndian.Uint32(frames[1:])):]
 	}
 	return Seq(last)
@@ -158,6 +158,7 @@ func (l *Log) spilled(g *group, chunks []*chunk) {
 	if g.segment == l.current {
 		g.segment.filled -= max(size-g.put, 0) // it has not been written there
 	}
+	l.moved()
 	l.evictTail()
 }
 

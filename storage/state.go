@@ -31,7 +31,7 @@ type pointState struct {
 	at      time.Time     // of the last
 	written int64         // bytes, since: a log that spares the disk does so here too
 	spare   bool          // a sealed segment is needed no more
-	records int           // since
+	records int           // since, of groups that were written
 	cursors []*Cursor     // changed since
 	removed []ConsumerID  // since
 	busy    chan struct{} // closed when the one under way has ended; nil: none is
@@ -346,7 +346,7 @@ func readState(dir *directory) (*oldState, error) {
 	}
 	s.found = true
 	err := guard(func() error {
-		db, err := openReadOnly(dir, stateName, 0)
+		db, err := openReadOnly(dir, stateName, readSomeAhead)
 		if err != nil {
 			return err
 		}

@@ -58,6 +58,7 @@ type Log struct {
 	open          []*chunk  // appended, not taken by the committer
 	slab          []byte    // free space behind the last open chunk
 	waiting       int64     // bytes in open and in the commit under way
+	records       int       // appended since the committer took any
 	urgent        bool      // something in open wants to be committed now
 	deadline      time.Time // when marks must be committed; zero: no such time
 	safeMoved     bool      // safe advanced and safeFn was not told
@@ -74,6 +75,7 @@ type Log struct {
 	windows       int // bytes in the windows of all cursors
 	point         pointState
 	lazy          lazyState
+	move          *move // nil: none is under way
 	damaged       int
 	diskRest      int64                   // bytes of the state file, the reserve and the journal
 	journalDisk   int64                   // bytes of the journal, constant after Open
@@ -97,6 +99,8 @@ type segment struct {
 	sealed bool
 	users  int     // cursors that still need something from it
 	bad    bool    // set aside
+	thin   bool    // little of it is needed
+	stays  bool    // though it is thin: it cannot be moved
 	writer *writer // while it is written to
 }
 

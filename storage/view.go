@@ -171,8 +171,8 @@ func (v *View) listFiles() error {
 }
 
 // Each calls fn for every message that waits for one of the consumers, all of
-// them if none is named, in the order of their arrival, until fn returns an
-// error, which it returns. What is damaged is passed over. The Held and all it
+// them if none is named, in the order of their arrival but for what has been
+// moved from old segments, until fn returns an error, which it returns. What is damaged is passed over. The Held and all it
 // refers to are valid during the call only. Of a running log, messages that were
 // not safe yet when the View was made, or are acknowledged since, may be left
 // out. The log does not wait for fn.

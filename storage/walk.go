@@ -23,6 +23,8 @@ type walk struct {
 	segment uint32 // that is read; 0: the tail
 	held    Held   // reused
 	chunk   []byte // reused
+
+	seen map[ConsumerID]spans // what has been found waiting: a record may be there as a copy too, see move
 }
 
 const cureSegment = "forebay store repair keeps what is readable and sets the file aside"
@@ -220,12 +222,26 @@ func (w *walk) waiting(body []byte) bool {
 	asked := false
 	for range m.deliveries {
 		d := m.delivery()
-		if h := w.view.held[d.consumer]; h.has(d.n) {
+		if h := w.view.held[d.consumer]; h.has(d.n) && w.first(d.consumer, d.n) {
 			asked = asked || w.asked(h)
 			w.held.Deliveries = append(w.held.Deliveries, HeldDelivery{h.name, d.n, d.options, d.extra, d.consumer})
 		}
 	}
 	return asked
+}
+
+// first reports whether n has not been found before.
+func (w *walk) first(id ConsumerID, n uint64) bool {
+	seen := w.seen[id]
+	if seen.has(n) {
+		return false
+	}
+	seen.add(n, n)
+	if w.seen == nil {
+		w.seen = map[ConsumerID]spans{}
+	}
+	w.seen[id] = seen
+	return true
 }
 
 // eachFrame calls fn for each frame. One that is damaged is passed over if

@@ -6,7 +6,7 @@
 //
 // New, Restore for every row, Restored once; then, round after round: Tick, any number of Accept, Receive, Lost,
 // Durable, QueueReady, LoginResult, AuthResult, Publish, and at the end Flush. Nothing of the core may be called from within its
-// callbacks (Log, Events, Authorizer, Attachment.Live), but LoginResult from Login, AuthResult
+// callbacks (Log, Events, Authorizer, Attachment.Live, Attachment.Place), but LoginResult from Login, AuthResult
 // from Authenticate, and Publish from Inject.Done.
 //
 // # What it promises

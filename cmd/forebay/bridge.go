@@ -68,6 +68,13 @@ func printPassage(b *bytes.Buffer, goes, none string, p *edge.Passage) {
 	default:
 		retain := map[string]string{"keep": "as published", "drop": "never", "force": "always"}[p.Retain]
 		fmt.Fprintf(b, "%s %s\n    QoS %s; retained %s\n", goes, plain(p.Topic), qosChange(p.QoS), retain)
+		if p.Order != "" {
+			fmt.Fprintf(b, "    order %s, priority %s", p.Order, p.Priority)
+			if p.Expiry > 0 {
+				fmt.Fprintf(b, ", expires after %s", p.Expiry)
+			}
+			b.WriteByte('\n')
+		}
 	}
 	table := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	for _, r := range p.Rules {

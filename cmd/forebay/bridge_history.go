@@ -69,7 +69,7 @@ func outageTable(outages map[string][]edge.Outage) []byte {
 			if o.To != nil {
 				lasted = age(o.To.Sub(o.From))
 			}
-			if o.Drained != nil {
+			if o.Drained != nil && o.To != nil {
 				drained = "after " + age(o.Drained.Sub(*o.To))
 			}
 			fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\t%s\n", plain(name), o.From.Local().Format(time.DateTime), lasted,

@@ -16,7 +16,7 @@ bridges:
   addresses: [mqtts://cloud.example.com]
   up:
   - {filter: plant/+/raw, topic: nothing, exclude: [plant/press4/#]}
-  - {filter: "plant/{rest:rest}", topic: "sites/{site}/{rest}", lift: 1, retain: drop}
+  - {filter: "plant/{rest:rest}", topic: "sites/{site}/{rest}", lift: 1, retain: drop, order: live-first, expiry: 1h}
   - {filter: "#"}
   down:
   - {filter: "cmd/#", topic: "{1}"}
@@ -37,6 +37,7 @@ bridges:
   published here on plant/press4/raw
     goes up as sites/plant7/press4/raw
     QoS 0 as 1, 1 as 1, 2 as 2; retained never
+    order live-first, priority normal, expires after 1h0m0s
     up[0]  plant/+/raw        excludes it with plant/press4/#
     up[1]  plant/{rest:rest}  decides
     up[2]  #                  matches too, but up[1] comes first

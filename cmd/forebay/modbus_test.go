@@ -257,7 +257,7 @@ modbus:
 		args string
 		want []string
 	}{
-		{"", []string{"which tool?", "orders, plan, read, scan, simulate, write"}},
+		{"", []string{"which tool?", "identify, import, orders, plan, read, scan, simulate, trace, write"}},
 		{"raed", []string{`unknown tool "raed"`}},
 		{"read" + at, []string{"which register?"}},
 		{"read holding" + at, []string{"which address?"}},
