@@ -110,7 +110,9 @@ func readTags(in io.Reader, separator rune) (string, error) {
 		b.WriteString("  - {" + text + "}\n")
 		tags, lines = append(tags, tag), append(lines, line)
 	}
-	problems = append(problems, tagProblems(tags, lines)...)
+	if len(tags) > 0 {
+		problems = append(problems, tagProblems(tags, lines)...)
+	}
 	switch {
 	case len(problems) > 0:
 		return "", errors.New(strings.Join(problems, "\n"))
