@@ -39,6 +39,8 @@
 // A command on <topic>/set is written to the device at most once: it is
 // acknowledged to the log before the write begins. Retained and expired
 // commands are refused.
+// One that a client sends again with the same forebay-id is answered again, not
+// written again, unless the gateway was started anew in between.
 //
 // # Goroutines
 //
@@ -57,7 +59,8 @@
 // there are; the store's lock and those of bridges, fieldbus and telemetry are
 // taken while it is held, never the other way. fieldbus.mu is a leaf.
 // telemetry.mu guards the
-// last samples; nothing is called while it is held. The demonstration has a
+// last samples, commands.mu the commands that have an identifier; nothing is
+// called while one is held. The demonstration has a
 // leaf lock in each of its parts.
 //
 // # Errors

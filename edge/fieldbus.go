@@ -87,6 +87,16 @@ func (f *fieldbus) Write(ctx context.Context, link, unit, tag string, value any)
 	return modbus.WriteResult{Time: time.Now()}, &modbus.RefusedError{Reason: "there is no link " + link}
 }
 
+// WriteAll is modbus.Poller.WriteAll of the link of that name.
+func (f *fieldbus) WriteAll(ctx context.Context, link, unit string, values map[string]any) ([]modbus.WriteResult, error) {
+	for _, l := range f.all() {
+		if l.cfg.Name == link {
+			return l.poller.WriteAll(ctx, link, unit, values)
+		}
+	}
+	return nil, &modbus.RefusedError{Reason: "there is no link " + link}
+}
+
 // ReadNow is modbus.Poller.ReadNow of the link of that name.
 func (f *fieldbus) ReadNow(link, unit, tag string) error {
 	for _, l := range f.all() {

@@ -203,6 +203,14 @@ func (c *client) writeCoil(ctx context.Context, unit byte, address int, on bool)
 	return err
 }
 
+// writeCoils writes coils, packed as on the wire, with function 15.
+func (c *client) writeCoils(ctx context.Context, unit byte, s span, packed []byte) error {
+	_, err := c.perform(ctx, unit, false, func() ([]byte, error) {
+		return c.requests.WriteMultipleCoils(uint16(s.address), uint16(s.count), packed)
+	})
+	return err
+}
+
 // writeRegister writes one register with function 6.
 func (c *client) writeRegister(ctx context.Context, unit byte, address int, word uint16) error {
 	_, err := c.perform(ctx, unit, false, func() ([]byte, error) {

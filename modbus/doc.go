@@ -11,6 +11,7 @@
 //     answer is discarded, whatever the transport.
 //   - A failed read is a [Sample] with quality bad and an error; the last good
 //     value is never repeated as if it were new.
+//   - A value that has not been read for more than two intervals becomes stale.
 //   - A device that is dead, slow or talks nonsense costs its neighbours on
 //     the same link a bounded share of the link's time.
 //   - One unreadable register does not take the others of its block with it.
@@ -35,8 +36,10 @@
 //     between is not told from one that answers the next request of equal length.
 //     Doubled frames without a pause are. Nor is one that answers its requests
 //     in another order than it got them, or later than ten timeouts.
-//   - A bit of a register in a device without function 22 is written by writing
-//     the whole register as it was read just before.
+//   - A part of a register in a device without function 22 is written, with
+//     read_modify_write, by writing the whole register as it was read just before.
+//   - The total of a counter with roll-over begins anew at every start, and
+//     misses what a counter does in an outage beyond one roll-over.
 //   - A counter that the device changes between two registers of one answer
 //     arrives torn; no client can see that.
 //

@@ -10,7 +10,7 @@ import (
 type Identification struct {
 	// Objects are those of function 43/14, by their numbers; empty when the
 	// device does not know it.
-	Objects []Object
+	Objects []DeviceObject
 	// ServerID is what function 17 answers, whose form is the maker's; nil when
 	// the device does not know it.
 	ServerID []byte
@@ -18,14 +18,14 @@ type Identification struct {
 	Refusals []error
 }
 
-// Object is one object of the identification of a device: Modbus §6.21.
-type Object struct {
+// DeviceObject is one object of the identification of a device: Modbus §6.21.
+type DeviceObject struct {
 	ID   byte
 	Text string // as the device sent it: any bytes
 }
 
 // Name returns the name that Modbus §6.21 gives an object, or its number.
-func (o Object) Name() string {
+func (o DeviceObject) Name() string {
 	names := [...]string{"vendor", "product code", "revision", "vendor URL", "product name", "model", "application"}
 	if int(o.ID) < len(names) {
 		return names[o.ID]
@@ -86,7 +86,7 @@ func exceptionIn(answer []byte) error {
 }
 
 // objects reads the objects of one code, in as many pieces as the device makes.
-func (c *Client) objects(ctx context.Context, unit, code byte) (all []Object, err error) {
+func (c *Client) objects(ctx context.Context, unit, code byte) (all []DeviceObject, err error) {
 	for next := byte(0); ; {
 		answer, _, err := c.Ask(ctx, unit, []byte{encapsulated, 14, code, next})
 		if err == nil {
@@ -117,7 +117,7 @@ func (c *Client) objects(ctx context.Context, unit, code byte) (all []Object, er
 const identificationHead = 7
 
 // parseIdentification reads the PDU of an answer to 43/14.
-func parseIdentification(pdu []byte) (objects []Object, more bool, next byte, err error) {
+func parseIdentification(pdu []byte) (objects []DeviceObject, more bool, next byte, err error) {
 	if len(pdu) < identificationHead || pdu[0] != encapsulated || pdu[1] != 14 {
 		return nil, false, 0, errors.New("modbus: what came is no identification")
 	}
@@ -126,7 +126,7 @@ func parseIdentification(pdu []byte) (objects []Object, more bool, next byte, er
 		if len(rest) < 2 || len(rest) < 2+int(rest[1]) {
 			return nil, false, 0, errors.New("modbus: the identification is shorter than it says")
 		}
-		objects = append(objects, Object{rest[0], string(rest[2 : 2+rest[1]])})
+		objects = append(objects, DeviceObject{rest[0], string(rest[2 : 2+rest[1]])})
 		rest = rest[2+rest[1]:]
 	}
 	return objects, pdu[4] == 0xff, pdu[5], nil

@@ -62,6 +62,7 @@ type link struct {
 	probesAt time.Time // no unit that does not answer is asked before
 	wrote    bool      // the last request was a write: a read is next
 	flights  []flight  // the oldest first
+	staleAt  time.Time // when to look for stale values again
 	lost     int       // connections lost with flights, in a row
 	heard    tally     // of the transport, when a request was last counted
 
@@ -165,6 +166,7 @@ func (l *link) step(ctx context.Context, timer *time.Timer) bool {
 		return l.stepDown(ctx, now, timer)
 	}
 	l.watchClock(now)
+	l.watchStale(now)
 	for len(l.demands) > 0 {
 		(<-l.demands).onDemand(now)
 	}
@@ -351,6 +353,7 @@ func (l *link) outcome(ctx context.Context, u *unit, b *block, data []byte, err 
 
 // deliver passes the values of a block on.
 func (l *link) deliver(u *unit, b *block, data []byte, now time.Time) {
+	b.stale = false
 	l.batch = l.batch[:0]
 	for _, t := range b.tags {
 		s := Sample{Link: l.config, Unit: u.config, Tag: t.config, Time: now}
@@ -366,7 +369,11 @@ func (t *tag) decode(data []byte, offset int) (Value, Quality, error) {
 	if t.register.table.bits() {
 		return t.register.decodeBit(data[offset/8]>>(offset%8)&1 != 0)
 	}
-	return t.register.decode(data[2*offset : 2*(offset+t.register.width)])
+	words := data[2*offset : 2*(offset+t.register.width)]
+	if t.config.Counter {
+		return t.decodeTotal(words)
+	}
+	return t.register.decode(words)
 }
 
 // deliverBad passes on that tags could not be read.

@@ -101,7 +101,13 @@ type backlog struct {
 	bytes   int
 }
 
-func (b *backlog) len() int { return len(b.waiting) - b.head }
+// len may be asked of a nil backlog.
+func (b *backlog) len() int {
+	if b == nil {
+		return 0
+	}
+	return len(b.waiting) - b.head
+}
 
 // cost is what one message counts against the bounds; several sessions share one body, and each counts it.
 func (m *stored) cost() int { return len(m.body) + 64 }
@@ -189,7 +195,7 @@ func (c *Core) deliverTo(t *target, pub *publication, qos byte) {
 		return
 	}
 	s := t.session
-	if s.backlog.len() > 0 || s.flights.count >= conn.inflight || conn.overBound() {
+	if s.backlog.len() > 0 || s.flights.count >= int(conn.inflight) || conn.overBound() {
 		c.queueInMemory(s, c.share(pub, options(qos, retain), t.ids))
 		return
 	}
@@ -266,7 +272,7 @@ func (c *Core) sendInMemory(s *session, m stored) {
 // sendNext sends m with the session's next number. It returns false if m has to wait.
 func (s *session) sendNext(c *Core, m *stored) bool {
 	conn := s.conn
-	if s.flights.count >= conn.inflight {
+	if s.flights.count >= int(conn.inflight) {
 		return false // [MQTT-3.3.4-9]; an acknowledgement goes on, other packets do not wait [MQTT-3.3.4-10] [MQTT-4.9.0-3]
 	}
 	if conn.overBound() {
@@ -288,6 +294,9 @@ func (c *Core) queueInMemory(s *session, m stored) {
 	cost := m.cost()
 	if s.conn.overBound() {
 		s.blocked = true
+	}
+	if s.backlog == nil {
+		s.backlog = &backlog{}
 	}
 	if s.backlog.len() >= c.cfg.QueueMessages || s.backlog.bytes+cost > c.cfg.QueueBytes || c.memory()+cost > c.cfg.MemoryBytes {
 		c.condemn(s.conn, packet.ReasonQuotaExceeded)
@@ -368,7 +377,7 @@ func (conn *Conn) sendFitting(p *packet.Publish) error {
 		return errTooLarge // [MQTT-3.1.2-25]
 	}
 	if do == aliasSet {
-		conn.given.set(topic, p.TopicAlias)
+		conn.aliases.ours.set(topic, p.TopicAlias)
 	}
 	conn.writePublish(p, size)
 	conn.core.stats.Sent++

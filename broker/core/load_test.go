@@ -369,7 +369,7 @@ func TestIdleConnectionsAreSmall(t *testing.T) {
 	}
 	each := (measure() - before) / connections
 	t.Logf("%d bytes for each connection", each)
-	if each > 4096 {
+	if each > 1300 {
 		t.Errorf("%d bytes for each connection", each)
 	}
 	if st := b.core.Stats(); st.Connections != connections {

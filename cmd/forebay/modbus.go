@@ -221,7 +221,7 @@ type format struct {
 
 func (f *format) addTo(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.typ, "type", "", "`TYPE` of the value: bool, int16, uint16, int32, uint32, float32, int64, uint64, float64, int8, uint8, bcd16, bcd32 or string (default: uint16, bool for bits)")
+	flags.StringVar(&f.typ, "type", "", "`TYPE` of the value: bool, int16, uint16, int32, uint32, float32, int64, uint64, float64, int8, uint8, float16, bcd16, bcd32, unix32, unix64, datetime, string or bytes (default: uint16, bool for bits)")
 	flags.StringVar(&f.order, "order", "ABCD", "`ORDER` of its bytes: ABCD, CDAB, BADC or DCBA")
 	flags.Float64Var(&f.scale, "scale", 1, "the value is the number in the registers times `FACTOR`")
 	flags.Float64Var(&f.offset, "offset", 0, "plus this `NUMBER`")
@@ -276,7 +276,7 @@ func nothingLeft(cmd *cobra.Command, rest []string) error {
 
 // unitConfig is a unit with tags, for a client.
 func (d *device) unitConfig(tags ...modbus.TagConfig) modbus.UnitConfig {
-	return modbus.UnitConfig{Name: fmt.Sprint("unit ", d.unit), Unit: &d.unit, Tags: tags}
+	return modbus.UnitConfig{Name: fmt.Sprint("unit ", d.unit), Unit: &d.unit, ReadModifyWrite: true, Tags: tags}
 }
 
 // withInterrupt returns a context that ends with the first SIGTERM or SIGINT.
