@@ -110,6 +110,8 @@ func (t *ServedTagConfig) validate(at scope, links []LinkConfig) {
 		at.problem("tag", "there is no tag %q of unit %q on link %q: name one that is under links", t.Tag, t.Unit, t.Link)
 	case t.Writable && !config.Writable:
 		at.problem("writable", "the tag itself is not writable: make it so under links, or leave this out")
+	case t.Writable && config.Arm != "":
+		at.problem("writable", "the tag is armed by a word, which no Modbus client can say: leave this out")
 	case t.Writable && (t.Register == "input" || t.Register == "discrete"):
 		at.problem("writable", "clients cannot write to %s: use holding or coil", t.Register)
 	}
@@ -196,7 +198,7 @@ func (t *servedTag) words(now time.Time) (words []byte, code byte) {
 	last, maxAge := t.last, t.maxAge
 	t.mu.Unlock()
 	switch {
-	case last.Time.IsZero(), last.Quality != Good && !Answered(last.Err), now.Sub(last.Time) > maxAge:
+	case last.Time.IsZero(), now.Sub(last.Time) > maxAge, last.Quality != Good && absent(&last):
 		return nil, gatewayTarget
 	case last.Quality != Good:
 		return nil, deviceFailure
@@ -206,6 +208,13 @@ func (t *servedTag) words(now time.Time) (words []byte, code byte) {
 		return nil, deviceFailure // no place for it in these registers
 	}
 	return words, 0
+}
+
+// absent reports whether a sample has no value because nothing came from the
+// device.
+func absent(s *Sample) bool {
+	return s.Quality == Stale || errors.Is(s.Err, ErrTimeout) || errors.Is(s.Err, ErrDown) ||
+		isException(s.Err, gatewayPath) || isException(s.Err, gatewayTarget)
 }
 
 // deviceFailure is the exception of a device that cannot do what it is asked:

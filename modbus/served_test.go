@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,10 +41,10 @@ func TestTagServerServesWhatIsGood(t *testing.T) {
 		s := modbustest.New()
 		s.Image.SetRegisters(modbus.HoldingRegister, 0, 21, 5)
 		s.Image.SetBit(modbus.Coil, 4, true)
-		dead, refuses := false, false
+		var dead, refuses atomic.Bool
 		s.Fault = func(modbustest.Request) modbustest.Fault {
-			f := modbustest.Fault{Drop: dead}
-			if refuses {
+			f := modbustest.Fault{Drop: dead.Load()}
+			if refuses.Load() {
 				f.Exception = 6
 			}
 			return f
@@ -92,13 +93,14 @@ func TestTagServerServesWhatIsGood(t *testing.T) {
 		pass(2 * time.Second)
 		want("04 0066 0001", "8404") // does not fit into an int8
 		want("04 0064 0002", "040443480000")
-		refuses = true
+		refuses.Store(true)
 		pass(3 * time.Second)
 		want("04 0064 0002", "8404")
-		refuses, dead = false, true
+		refuses.Store(false)
+		dead.Store(true)
 		pass(10 * time.Second)
 		want("04 0064 0002", "840b")
-		dead = false
+		dead.Store(false)
 		pass(time.Minute)
 		want("04 0064 0002", "040443480000")
 		r.stop()

@@ -30,6 +30,8 @@ type Simulator struct {
 	units map[byte]*simulated
 	wrote func(Written)
 
+	faults Faults // constant after Misbehave
+
 	// mu makes one step of a write and what is told of it, or of a movement. It
 	// is held before that of a Server.
 	mu sync.Mutex
@@ -201,7 +203,7 @@ func (s *Simulator) Serve(ctx context.Context, listener net.Listener) error {
 			}
 		}
 	})
-	return serve(ctx, listener, s.Answer)
+	return serve(ctx, &faultyListener{Listener: listener, ctx: ctx, faults: s.faults}, s.Answer)
 }
 
 // Answer executes one request PDU (function code and data) to a unit and

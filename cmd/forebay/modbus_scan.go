@@ -23,10 +23,13 @@ const scanPause = 20 * time.Millisecond
 type scanner struct {
 	device
 	units, probe string
+	addresses    string
+	settings     bool
 
 	found []string // the units that answered
 	asked int
 	total int
+	note  string // before what the progress says
 }
 
 func newModbusScan() *cobra.Command {
@@ -42,15 +45,23 @@ Each unit that is missing costs the timeout: on a serial port of this machine
 200ms is mostly enough; behind a gateway it has to be longer than the gateway's
 own, or units that answer are missed.
 
+With --search the baud rate and the parity of a serial port are searched too: few
+units make that fast. With --addresses the addresses are searched that one unit
+has: a read that is refused is parted until the guilty address is found.
+
 The exit code is 1 if no unit answers.`,
 		Example: `  forebay modbus scan --rtu /dev/ttyUSB0 --baud 19200 --timeout 200ms
-  forebay modbus scan --tcp 192.0.2.10 --units 1-32,255 --probe input:0`,
+  forebay modbus scan --tcp 192.0.2.10 --units 1-32,255 --probe input:0
+  forebay modbus scan --rtu /dev/ttyUSB0 --search --units 1-5 --timeout 200ms
+  forebay modbus scan --tcp 192.0.2.10 --units 1 --addresses holding:0-999`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return s.run(cmd) },
 	}
 	s.addTo(cmd)
 	cmd.Flags().StringVar(&s.units, "units", "1-247", "which unit `IDS`: 1-247, or 1,5,10-20")
 	cmd.Flags().StringVar(&s.probe, "probe", "holding:0", "what to read: `TABLE:ADDRESS` with coil, discrete, input or holding")
+	cmd.Flags().BoolVar(&s.settings, "search", false, "try all usual baud rates and parities")
+	cmd.Flags().StringVar(&s.addresses, "addresses", "", "find the addresses of one unit: `TABLE:FROM-TO`, such as holding:0-999")
 	return cmd
 }
 
@@ -58,6 +69,9 @@ func (s *scanner) run(cmd *cobra.Command) error {
 	ids, err := parseUnits(s.units)
 	if err != nil {
 		return usage(cmd, "--units: %v", err)
+	}
+	if s.addresses != "" {
+		return s.searchAddresses(cmd, ids)
 	}
 	table, address, ok := strings.Cut(s.probe, ":")
 	if !ok || table == "" {
@@ -74,14 +88,17 @@ func (s *scanner) run(cmd *cobra.Command) error {
 	for _, id := range ids {
 		units = append(units, modbus.UnitConfig{Name: fmt.Sprint("unit ", id), Unit: &id, Tags: []modbus.TagConfig{tag}})
 	}
+	ctx, cancel := withInterrupt()
+	defer cancel()
+	s.total = len(ids)
+	if s.settings {
+		return s.searchSettings(ctx, cmd, ids, func() (*modbus.Client, error) { return s.client(cmd, units...) })
+	}
 	client, err := s.client(cmd, units...)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	ctx, cancel := withInterrupt()
-	defer cancel()
-	s.total = len(ids)
 	if err := s.search(ctx, cmd, client, ids); err != nil {
 		return err
 	}
@@ -101,7 +118,7 @@ func (s *scanner) search(ctx context.Context, cmd *cobra.Command, client *modbus
 		case <-pause.C:
 		}
 		s.unit = id
-		progress.show("unit %d, %d of %d asked, %d found", id, s.asked, s.total, len(s.found))
+		progress.show("%sunit %d, %d of %d asked, %d found", s.note, id, s.asked, s.total, len(s.found))
 		readings, took, err := client.Read(ctx, i)
 		if ctx.Err() != nil {
 			return nil

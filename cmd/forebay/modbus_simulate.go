@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,14 +17,19 @@ import (
 
 func newModbusSimulate() *cobra.Command {
 	listen, link := "", ""
+	var faults modbus.Faults
 	cmd := &cobra.Command{
 		Use:   "simulate FILE",
 		Short: "stand in for the devices of a configuration",
 		Long: `Serve the tags of a gateway's configuration as Modbus TCP, so that a gateway or a
 SCADA system can be tried before there is a device. Values move slowly; writable
 ones keep still, and so does everything that was written. What is written is
-printed. Units are told apart by their IDs. Ctrl-C ends it.`,
+printed. Units are told apart by their IDs. Ctrl-C ends it.
+
+--late, --drop, --exception, --wrong-unit and --twice make bad devices of them, to
+see what a gateway makes of that; --every 3 has every third answer wrong.`,
 		Example: `  forebay modbus simulate forebay.yaml
+  forebay modbus simulate forebay.yaml --late 3s --every 5
   forebay modbus read input 0 --tcp 127.0.0.1:1502`,
 		Args: arguments(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -31,12 +37,36 @@ printed. Units are told apart by their IDs. Ctrl-C ends it.`,
 			if err != nil {
 				return err
 			}
-			return simulate(cmd, links, listen)
+			if err := checkFaults(cmd, &faults); err != nil {
+				return err
+			}
+			return simulate(cmd, links, listen, faults)
 		},
 	}
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:1502", "where to listen: `ADDRESS:PORT`")
+	addFaults(cmd, &faults)
 	cmd.Flags().StringVar(&link, "link", "", "simulate only the link of this `NAME`")
 	return cmd
+}
+
+func addFaults(cmd *cobra.Command, f *modbus.Faults) {
+	flags := cmd.Flags()
+	flags.IntVar(&f.Every, "every", 1, "which answers are wrong: each, or every `N`th")
+	flags.DurationVar(&f.Late, "late", 0, "answer this much too late: a `TIME` such as 3s")
+	flags.BoolVar(&f.Drop, "drop", false, "do not answer")
+	flags.Uint8Var(&f.Exception, "exception", 0, "answer with the exception `CODE`")
+	flags.BoolVar(&f.WrongUnit, "wrong-unit", false, "answer as another unit")
+	flags.BoolVar(&f.Twice, "twice", false, "answer twice")
+}
+
+func checkFaults(cmd *cobra.Command, f *modbus.Faults) error {
+	switch {
+	case f.Every < 1:
+		return usage(cmd, "--every: %d is out of range: 1 makes each answer wrong", f.Every)
+	case f.Late < 0 || f.Late > time.Minute:
+		return usage(cmd, "--late: %v is out of range: 0 to 1m", f.Late)
+	}
+	return nil
 }
 
 // chooseLinks returns the links of a configuration, or the one of the name.
@@ -62,7 +92,7 @@ func chooseLinks(cmd *cobra.Command, file, name string) ([]modbus.LinkConfig, er
 	return nil, usage(cmd, "--link: %s has no link %q: use %s", file, name, strings.Join(names, ", "))
 }
 
-func simulate(cmd *cobra.Command, links []modbus.LinkConfig, address string) error {
+func simulate(cmd *cobra.Command, links []modbus.LinkConfig, address string, faults modbus.Faults) error {
 	out := cmd.OutOrStdout()
 	var unprinted error
 	simulator, err := modbus.NewSimulator(links, func(w modbus.Written) {
@@ -73,6 +103,7 @@ func simulate(cmd *cobra.Command, links []modbus.LinkConfig, address string) err
 	if err != nil {
 		return usage(cmd, "%s with --link NAME", strings.TrimPrefix(err.Error(), "modbus: "))
 	}
+	simulator.Misbehave(faults)
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		return usage(cmd, "--listen: %q is not an address: write ADDRESS:PORT, for example 127.0.0.1:1502", address)
 	}

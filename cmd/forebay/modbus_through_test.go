@@ -69,4 +69,13 @@ func TestModbusIdentifyMeetsPymodbus(t *testing.T) {
 			t.Errorf("%s: exit %d:\n%s", way, code, out)
 		}
 	}
+	// A pseudo-terminal lets any speed through, so the first that is tried is right.
+	code, out := run(t, forebay(t), "modbus", "scan", "--search", "--units=9", "--timeout=10s", "--rtu="+ours)
+	if code != 0 || !strings.Contains(out, "the line has 9600 Bd, parity even\n1 of 1 units: 9\n") {
+		t.Errorf("search: exit %d:\n%s", code, out)
+	}
+	code, out = run(t, forebay(t), "modbus", "scan", "--search", "--units=8", "--timeout=10ms", "--rtu="+ours)
+	if code != 1 || !strings.Contains(out, "with any of 24 settings") {
+		t.Errorf("search in vain: exit %d:\n%s", code, out)
+	}
 }
