@@ -20,8 +20,8 @@ const (
 	// the usual dot occurs in host names and topics.
 	delimiter = "::"
 
-	// maxFile bounds a configuration file: some 5,000 tags.
-	maxFile = 1 << 20
+	// maxFile bounds a configuration file: some 50,000 tags.
+	maxFile = 8 << 20
 )
 
 // Load reads a configuration from a .yaml, .yml, .toml or .json file, fills in

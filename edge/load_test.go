@@ -194,7 +194,7 @@ func TestLoadProblems(t *testing.T) {
 		{"no configuration", "a.yaml", "- 1\n- 2\n", []string{"1: : not a configuration: it must begin with keys such as site: or broker:"}},
 		{"json list", "a.json", "[]", []string{"1: : not a configuration: it must begin with keys such as site: or broker:"}},
 		{"unknown kind", "a.ini", "x", []string{"0: : unknown kind of file; name it .yaml, .toml or .json"}},
-		{"too large", "a.yaml", strings.Repeat("#", maxFile+1), []string{"0: : larger than 1048576 bytes; this is no configuration"}},
+		{"too large", "a.yaml", strings.Repeat("#", maxFile+1), []string{"0: : larger than 8388608 bytes; this is no configuration"}},
 
 		{"misspelt and empty", "a.yaml", "log: {level: info}\nbrokers: {}\nbroker:\n  limit:\n", []string{
 			"2: brokers: unknown key; did you mean broker?", "4: broker.limit: unknown key; did you mean limits?"}},
