@@ -6,6 +6,7 @@
 #   make lint    gofmt, go vet, staticcheck; fails on any finding
 #   make bench   all benchmarks
 #   make fuzz    every fuzz target for FUZZTIME
+#   make arm     the store's tests on a 32-bit processor, with a backlog of more than 2 GB (needs qemu-user-static)
 #   make deb     dist/forebay_VERSION_ARCH.deb (ARCH=arm64 and armhf cross-build)
 #   make clean
 
@@ -21,13 +22,13 @@ ARCH        ?=
 
 # Real programs at the other end of the tests' connections. pymodbus cannot
 # even be imported as a server without the serial module that it recommends.
-PEERS := mosquitto mosquitto-clients python3-pymodbus python3-serial-asyncio mbpoll socat libmodbus-dev
+PEERS := mosquitto mosquitto-clients python3-pymodbus python3-serial-asyncio mbpoll socat libmodbus-dev python3-paho-mqtt
 
 # A build must not depend on who owns the checkout or on a version control
 # program.
 export GOFLAGS += -buildvcs=false
 
-.PHONY: all test peers race lint bench fuzz deb clean
+.PHONY: all test peers race lint bench fuzz arm deb clean
 
 all:
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o forebay ./cmd/forebay
@@ -57,6 +58,11 @@ fuzz:
 		echo "fuzz $$package $$target"; \
 		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package"; \
 	done <<<"$$targets"
+
+# An offset or a mapping that is too large for 32 bits shows here only.
+arm:
+	CGO_ENABLED=0 GOARCH=arm go vet ./...
+	CGO_ENABLED=0 GOARCH=arm FOREBAY_BACKLOG_MB=2200 go test -short -timeout 20m -exec qemu-arm-static $(TESTFLAGS) ./storage
 
 deb:
 	packaging/build-deb.sh $(ARCH)

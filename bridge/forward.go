@@ -56,6 +56,7 @@ type forwarder struct {
 
 	flights  map[uint16]flight
 	messages int      // of flights, those that count against the receive maximum
+	full     bool     // see crowded
 	atHand   int      // bytes of messages in flights
 	buffers  [][]byte // for copies of messages, not in use
 
@@ -177,7 +178,7 @@ const fairness = 16
 
 // pull gathers messages until the receive maximum is reached, the batch is full, or nothing is left that may go now.
 func (f *forwarder) pull(l *link) {
-	if f.refused && !f.restart(l) {
+	if f.refused && !f.restart(l) || f.crowded(l.peer.window) {
 		return
 	}
 	f.replay.blocked = false
@@ -194,6 +195,13 @@ func (f *forwarder) pull(l *link) {
 // empty reports that nothing waits in any lane.
 func (f *forwarder) empty() bool {
 	return !slices.ContainsFunc(f.lanes, func(a *lane) bool { return a.cursor.Stats().Count > 0 })
+}
+
+// crowded reports whether the receive maximum was reached and less than an eighth of it is free again: where each
+// acknowledgement comes alone, messages go by the batch all the same and do not cost a system call each.
+func (f *forwarder) crowded(window int) bool {
+	f.full = f.messages >= window || f.full && window-f.messages < window/8
+	return f.full
 }
 
 // mayFly reports whether one more message may be in flight.

@@ -13,6 +13,11 @@ const (
 	clogged = 1 << 20
 	// keptBuffer is the largest output buffer that is used again.
 	keptBuffer = 512 << 10
+
+	// With crowd messages in flight input is read no sooner than ripening after the last: acknowledgements that come one
+	// by one, as Mosquitto sends them, would each wake three goroutines, and one more message in flight is worth nothing.
+	crowd    = 1000
+	ripening = time.Millisecond
 )
 
 // link is a connection as its owner, Run's goroutine, sees it: the output being gathered and the clocks. All of it is
@@ -27,6 +32,7 @@ type link struct {
 
 	sent     time.Time // last output given to the writer
 	heard    time.Time // last input
+	readAt   time.Time // input is left alone until then; see crowd
 	pinged   time.Time // PINGREQ that has not been answered; zero: none
 	progress time.Time // last acknowledgement, or when the first of those due became due
 	due      int       // packets sent that the upstream must acknowledge

@@ -92,7 +92,7 @@ func (b *Bridge) rounds(ctx context.Context, l *link) error {
 			out = l.out
 		}
 		var in <-chan []byte
-		if len(l.gathering) < clogged && len(b.down.answers) <= inboundWindow {
+		if len(l.gathering) < clogged && len(b.down.answers) <= inboundWindow && !l.now.Before(l.readAt) {
 			in = l.in
 		}
 		select {
@@ -106,6 +106,9 @@ func (b *Bridge) rounds(ctx context.Context, l *link) error {
 				return err
 			}
 			l.taken <- used
+			if b.forward.messages >= crowd {
+				l.readAt = l.now.Add(ripening)
+			}
 		case err := <-l.broken:
 			return err
 		case r := <-b.scout.done():
@@ -231,6 +234,9 @@ func (b *Bridge) nextDue(l *link, leaveAt time.Time) time.Time {
 	}
 	if !leaveAt.IsZero() {
 		next = earlier(next, leaveAt)
+	}
+	if l.readAt.After(l.now) {
+		next = earlier(next, l.readAt)
 	}
 	return next
 }

@@ -15,7 +15,8 @@
 // own. Beside it run, and are gone when Run
 // returns: two that check passwords if there is a password file; one that writes log lines; one that looks for changes of
 // the files of users, access and certificates; and two for each TLS or WebSocket connection, which hand bytes to the loop
-// and take them from it, at most one batch at a time.
+// and take them from it, at most one batch at a time, and one that closes it; and now and then one that gives memory back
+// after many connections have come.
 //
 // Everybody else reaches the loop through its inbox (inbox.go), which is bounded. The functions that the loop calls,
 // the done of Publish and the Live of an [Attachment], must not block.

@@ -78,6 +78,9 @@ func (e *events) refused(info core.ConnInfo, err error) {
 
 // write writes one line about a connection.
 func (e *events) write(level slog.Level, text string, conn *core.Conn, attrs ...any) {
+	if !e.logger.Enabled(context.Background(), level) {
+		return
+	}
 	if id := conn.ClientID(); id != "" {
 		attrs = append(attrs, "clientID", id)
 	}
@@ -89,6 +92,9 @@ func (e *events) write(level slog.Level, text string, conn *core.Conn, attrs ...
 
 // line writes one line unless there were too many of them in this second.
 func (e *events) line(level slog.Level, text string, info core.ConnInfo, attrs ...any) {
+	if !e.logger.Enabled(context.Background(), level) {
+		return
+	}
 	allowed, suppressed := e.pace.allow(time.Now())
 	if suppressed > 0 {
 		e.logger.Warn("broker: lines about connections were left out", "lines", suppressed)

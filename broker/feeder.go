@@ -272,6 +272,12 @@ func (f *feed) close(l *loop, why string) {
 	l.closed(&f.stream)
 	delete(l.feeds, f)
 	close(f.ended)
+	l.feeders.Go(f.closeRaw)
+}
+
+// closeRaw closes the connection below. It waits until a Read or Write under way has noticed, so the loop leaves it to
+// others.
+func (f *feed) closeRaw() {
 	_ = f.raw.Close() // what was written is the kernel's, and nothing else can fail
 }
 
@@ -344,7 +350,7 @@ func (l *loop) onFeed(n feedNote) {
 func (l *loop) closeFeeds() {
 	for f := range l.feeds {
 		close(f.ended)
-		_ = f.raw.Close() // as in close
+		f.closeRaw()
 	}
 	l.feeders.Wait()
 }

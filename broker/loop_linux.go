@@ -35,12 +35,14 @@ type loop struct {
 	now            time.Time // of this round
 	sockets        []*socket // by descriptor
 	feeds          map[*feed]struct{}
-	feeders        sync.WaitGroup // the goroutines of feeds
+	feeders        sync.WaitGroup // the goroutines of feeds, and of settle
 	open           int            // sockets and feeds
 	taken          uint64         // the same, since the start
 	generation     int32
 	closing        []*stream          // with a closeBy, some of them gone since
 	swept          time.Time          // when sweep last ran
+	sweptTaken     uint64             // taken at that time
+	settledTaken   uint64             // taken when memory was last given back, see settle
 	full           int                // connections refused since the limit was reached
 	refused        uint64             // connections refused, of all or of a listener there were too many
 	addresses      map[netip.Addr]int // connections of each address, on listeners that limit them
@@ -62,6 +64,8 @@ const (
 	readSize = 64 << 10
 	// pulse is how long the loop sleeps at most: the precision of every deadline of the core.
 	pulse = 500 * time.Millisecond
+	// manyTaken is how many connections are worth a collection of garbage.
+	manyTaken = 500
 	// drainTime bounds the end: what is not acknowledged by then was not promised.
 	drainTime = 3 * time.Second
 )
@@ -271,6 +275,7 @@ func (l *loop) drained() bool {
 // sweep looks after the deadlines that are the loop's own.
 func (l *loop) sweep() {
 	l.swept = l.now
+	l.settle()
 	left := l.closing[:0]
 	for _, s := range l.closing {
 		if s.closeBy.IsZero() {
@@ -295,6 +300,18 @@ func (l *loop) sweep() {
 		l.logger.Info("broker: connections are accepted again", "refused", l.full)
 		l.full = 0
 	}
+}
+
+// settle gives memory back to the system when many connections have come and no more do: logins and handshakes leave
+// about as much behind as the connections take, and the runtime would hold it for minutes.
+func (l *loop) settle() {
+	coming := l.taken != l.sweptTaken
+	l.sweptTaken = l.taken
+	if coming || l.taken-l.settledTaken < manyTaken {
+		return
+	}
+	l.settledTaken = l.taken
+	l.feeders.Go(debug.FreeOSMemory)
 }
 
 // refusedFull counts a connection beyond the limit; the first of an episode is logged.

@@ -132,6 +132,7 @@ func (s *Server) bind(logger *slog.Logger) error {
 			continue
 		}
 		l.limits = s.cfg.Limits.forListener(c.Limits)
+		l.door = core.Door{Listener: c.Address, Anonymous: c.Anonymous, MessageRate: l.limits.MessageRate, ByteRate: l.limits.ByteRate}
 		l.tls.warnExpired(c.Address, logger)
 		s.listeners = append(s.listeners, l)
 		s.addrs = append(s.addrs, l.addr)

@@ -19,8 +19,7 @@ type socket struct {
 	fd         int
 	generation int32  // tells this socket from an earlier one with the same descriptor
 	events     uint32 // what epoll is asked for
-
-	proxied bool // the header of the PROXY protocol has not come yet
+	proxied    bool   // the header of the PROXY protocol has not come yet
 }
 
 func (s *socket) flush(l *loop)             { l.flushSocket(s) }
@@ -32,6 +31,7 @@ type listener struct {
 	// Constant after listen, limits after New.
 	config ListenerConfig
 	limits ListenerLimits
+	door   core.Door // config and limits as the core knows them
 	addr   net.Addr
 	fd     int
 	file   *socketFile // nil: not a Unix socket
@@ -214,8 +214,7 @@ func (li *listener) info(peer netip.AddrPort) core.ConnInfo {
 	if peer.IsValid() {
 		remote = peer.String()
 	}
-	return core.ConnInfo{Remote: remote, Listener: li.config.Address, Anonymous: li.config.Anonymous,
-		MessageRate: li.limits.MessageRate, ByteRate: li.limits.ByteRate}
+	return core.ConnInfo{Remote: remote, Door: &li.door}
 }
 
 // adopt makes a connection of an accepted socket, and closes it when that fails.

@@ -18,21 +18,21 @@ type stream struct {
 	conn     *core.Conn // nil once the core has been told that it is lost
 	carrier  carrier
 	listener *listener      // through which it came
-	counted  bool           // for its address, see countAddress
 	peer     netip.AddrPort // not valid on a Unix socket
 	hash     *passwordHash  // that the client's password fitted; nil: it logged in without
 
 	// kept are the bytes that the core has left: the beginning of a packet, or, when held, whole packets of a
 	// connection that is paused. An idle connection keeps nothing.
-	kept []byte
-	held bool
+	kept    []byte
+	held    bool
+	counted bool // for its address, see countAddress
+	gone    bool // closed for good
 
 	// closeBy is set when the header of the PROXY protocol is awaited, which may take until then, and when the core has
 	// done with the connection: its last output may leave until then. When it has,
 	// our side is shut down and what still arrives is thrown away until the peer has closed too: closing at once
 	// would send a reset, which can overtake what was written last.
 	closeBy time.Time
-	gone    bool // closed for good
 
 	scram *scram.ServerConversation // an authentication under way
 }

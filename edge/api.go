@@ -169,6 +169,7 @@ func (a *api) control() http.Handler {
 	mux.HandleFunc("GET /v1/storage/info", a.storeInfo)
 	mux.HandleFunc("GET /v1/storage/messages", a.storeMessages)
 	mux.HandleFunc("POST /v1/reload", a.reload)
+	mux.HandleFunc("POST /v1/modbus/{link}/ask", a.ask)
 	mux.HandleFunc("DELETE /v1/bridges/{name}/queue", a.forget)
 	return a.look(mux)
 }

@@ -28,6 +28,10 @@ const (
 	// place of a read.
 	maxCommands = 16
 
+	// idProperty is the user property with which a client tells commands from
+	// ones that it only sends again.
+	idProperty = "forebay-id"
+
 	// resultTime bounds the wait for the result of a command to become safe.
 	resultTime = 5 * time.Second
 )
@@ -35,6 +39,7 @@ const (
 // writer is what commands need of the poller.
 type writer interface {
 	Write(ctx context.Context, link, unit, tag string, value any) (modbus.WriteResult, error)
+	WriteAll(ctx context.Context, link, unit string, values map[string]any) ([]modbus.WriteResult, error)
 }
 
 // commandsEnvironment is what commands live in.
@@ -60,6 +65,7 @@ type commands struct {
 	// Constant after newCommands.
 	commandsEnvironment
 	targets map[string]target // by the topic of the command
+	arms    map[target]string // the words that arm tags
 	links   []string
 	cursor  *storage.Cursor // owned by run; nil if there is nothing to write to
 	wake    chan struct{}   // capacity 1: the cursor may have more
@@ -67,9 +73,12 @@ type commands struct {
 	missed  atomic.Uint64   // of QoS 0, not taken because live was full
 
 	now func() time.Time
+
+	mu      sync.Mutex
+	repeats repeats // guarded by mu
 }
 
-// target is where a command goes.
+// target is where a command goes; tag is empty for several tags of a unit.
 type target struct{ link, unit, tag string }
 
 // command is one message on a tag's …/set.
@@ -80,6 +89,7 @@ type command struct {
 	retain  bool
 	expires time.Time
 
+	id             string // of user property forebay-id; empty: none
 	responseTopic  string
 	hasCorrelation bool
 	correlation    []byte
@@ -90,7 +100,7 @@ type command struct {
 
 func newCommands(cfg *Config, env commandsEnvironment) (*commands, error) {
 	c := &commands{
-		commandsEnvironment: env, targets: map[string]target{},
+		commandsEnvironment: env, targets: map[string]target{}, arms: map[target]string{},
 		wake: make(chan struct{}, 1), live: make(chan *command, maxCommands), now: time.Now,
 	}
 	a := broker.Attachment{Name: commandsName, Live: c.onLive}
@@ -101,9 +111,16 @@ func newCommands(cfg *Config, env commandsEnvironment) (*commands, error) {
 			return // another tag is called that; see validateTopics
 		}
 		c.targets[topic] = target{link.Name, unit.Name, tag.Name}
+		if tag.Arm != "" {
+			c.arms[c.targets[topic]] = tag.Arm
+		}
 		a.Filters = append(a.Filters, broker.AttachFilter{Filter: topic, MaxQoS: 2},
 			broker.AttachFilter{Filter: cfg.tagTopic(link, unit, tag) + getSuffix}) // never in the log: it is for now
 	})
+	for topic, to := range groupTargets(cfg, takenTopics(cfg)) {
+		c.targets[topic] = to
+		a.Filters = append(a.Filters, broker.AttachFilter{Filter: topic, MaxQoS: 2})
+	}
 	for _, link := range cfg.Modbus.Links {
 		c.links = append(c.links, link.Name)
 	}
@@ -142,8 +159,14 @@ func (c *commands) newCommand(p *packet.Publish, arrived time.Time) *command {
 	if p.HasExpiry {
 		life = time.Duration(p.Expiry) * time.Second
 	}
+	id := ""
+	for _, u := range p.UserProperties {
+		if string(u.Name) == idProperty {
+			id = string(u.Value)
+		}
+	}
 	return &command{
-		topic: string(p.Topic), payload: append([]byte(nil), p.Payload...), retain: p.Retain,
+		id: id, topic: string(p.Topic), payload: append([]byte(nil), p.Payload...), retain: p.Retain,
 		expires:       arrived.Add(life),
 		responseTopic: string(p.ResponseTopic), hasCorrelation: p.HasCorrelation,
 		correlation: append([]byte(nil), p.Correlation...),
@@ -265,6 +288,9 @@ func (c *commands) take(ctx context.Context, cmd *command, queues map[string]cha
 		c.refuse(ctx, cmd, problem)
 		return
 	}
+	if c.repeated(ctx, cmd) {
+		return
+	}
 	if cmd.n != 0 {
 		// From here on a restart does not repeat it, so it has to be answered,
 		// also when ctx ends now.
@@ -290,6 +316,7 @@ func (c *commands) markTaken(ctx context.Context, n uint64) error {
 // check returns why a command is refused, "" if it is not.
 func (c *commands) check(cmd *command) string {
 	target, ok := c.targets[cmd.topic]
+	cmd.target = target
 	switch {
 	case !ok:
 		return "no tag takes commands here any more"
@@ -298,18 +325,26 @@ func (c *commands) check(cmd *command) string {
 	case !c.now().Before(cmd.expires):
 		return "the command has expired"
 	}
-	value, err := parseCommand(cmd.payload)
-	if err != nil {
-		return err.Error()
+	if target.tag == "" {
+		return c.checkGroup(cmd)
 	}
-	cmd.target, cmd.value = target, value
+	value, arm, err := parseCommand(cmd.payload)
+	switch {
+	case err != nil:
+		return err.Error()
+	case arm != c.arms[target]:
+		return "the command needs the word that arms the tag: {\"value\": …, \"arm\": …}, without \"arm\" for a tag that has none"
+	}
+	cmd.value = value
 	return ""
 }
 
 // refuse answers a command that is not executed, and is done with it.
 func (c *commands) refuse(ctx context.Context, cmd *command, why string) {
-	c.log.Warn("command refused", "topic", cmd.topic, "why", why)
-	c.answer(ctx, cmd, commandResult{Result: "refused", Error: why, Time: c.now()})
+	c.log.Warn("command refused", "topic", cmd.topic, "id", cmd.id, "requested", cmd.value, "why", why)
+	result := commandResult{Result: "refused", Error: why, Time: c.now()}
+	c.remember(cmd, result)
+	c.answer(ctx, cmd, result)
 	c.finish(cmd.n)
 }
 
@@ -318,8 +353,7 @@ func (c *commands) refuse(ctx context.Context, cmd *command, why string) {
 func (c *commands) execute(ctx context.Context, cmd *command) {
 	limited, cancel := context.WithDeadline(ctx, cmd.expires)
 	defer cancel()
-	done, err := c.writer.Write(limited, cmd.target.link, cmd.target.unit, cmd.target.tag, cmd.value)
-	result := commandResult{Result: "written", Value: done.After, Before: done.Before, Time: done.Time}
+	result, err := c.write(limited, cmd)
 	if result.Time.IsZero() {
 		result.Time = c.now()
 	}
@@ -331,10 +365,11 @@ func (c *commands) execute(ctx context.Context, cmd *command) {
 		} else if _, ok := errors.AsType[*modbus.ExceptionError](err); ok {
 			result.Result = "refused"
 		}
-		c.log.Warn("command not confirmed", "topic", cmd.topic, "result", result.Result, "err", err)
+		c.log.Warn("command not confirmed", "topic", cmd.topic, "id", cmd.id, "requested", cmd.value, "before", result.Before.String(), "value", result.Value.String(), "result", result.Result, "err", err)
 	} else {
-		c.log.Info("command written", "topic", cmd.topic, "value", done.After.String())
+		c.log.Info("command written", "topic", cmd.topic, "id", cmd.id, "requested", cmd.value, "before", result.Before.String(), "value", result.Value.String())
 	}
+	c.remember(cmd, result)
 	c.answer(ctx, cmd, result)
 }
 
@@ -345,7 +380,7 @@ func (c *commands) answer(ctx context.Context, cmd *command, r commandResult) {
 	if c.mayAnswerOn(cmd.responseTopic) {
 		topics = append(topics, cmd.responseTopic)
 	}
-	payload := r.payload(cmd.payload)
+	payload := r.payload(c.requested(cmd))
 	// Also when ctx has ended: the broker stops after the commands.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resultTime)
 	defer cancel()

@@ -61,6 +61,21 @@ type commandWriter struct {
 	answer func(ctx context.Context, w written) (modbus.WriteResult, error)
 }
 
+func (w *commandWriter) WriteAll(ctx context.Context, link, unit string, values map[string]any) ([]modbus.WriteResult, error) {
+	call := written{link: link, unit: unit, value: values}
+	call.deadline, _ = ctx.Deadline()
+	w.calls <- call
+	if w.answer != nil {
+		r, err := w.answer(ctx, call)
+		return []modbus.WriteResult{r}, err
+	}
+	var results []modbus.WriteResult
+	for name := range values {
+		results = append(results, modbus.WriteResult{Tag: &modbus.TagConfig{Name: name}, After: modbus.IntValue(42), Time: time.UnixMilli(1000)})
+	}
+	return results, nil
+}
+
 func (w *commandWriter) Write(ctx context.Context, link, unit, tag string, value any) (modbus.WriteResult, error) {
 	call := written{link: link, unit: unit, tag: tag, value: value}
 	call.deadline, _ = ctx.Deadline()
@@ -85,6 +100,11 @@ const setTopic = "mill/line1/press4/setpoint/set"
 // newBench opens the store in dir and prepares commands on it.
 func newBench(t *testing.T, dir string) *bench {
 	t.Helper()
+	return newBenchOf(t, dir, oneUnit(t, ""))
+}
+
+func newBenchOf(t *testing.T, dir string, cfg *Config) *bench {
+	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	store, err := storage.Open(storage.Config{Path: dir, MaxSize: 64 << 20}, log, nil)
 	if err != nil {
@@ -95,7 +115,7 @@ func newBench(t *testing.T, dir string) *bench {
 		server: &commandServer{store: store, results: make(chan *broker.Message, 1000)},
 		writer: &commandWriter{calls: make(chan written, 1000)},
 	}
-	b.c, err = newCommands(oneUnit(t, ""), commandsEnvironment{server: b.server, store: store, writer: b.writer, log: log})
+	b.c, err = newCommands(cfg, commandsEnvironment{server: b.server, store: store, writer: b.writer, log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,6 +215,7 @@ func TestCommandIsWrittenAndAnswered(t *testing.T) {
 		"mill/line1/press4/temperature/set", "mill/line1/press4/temperature/get",
 		"mill/line1/press4/alarm/set", "mill/line1/press4/alarm/get",
 		setTopic, strings.TrimSuffix(setTopic, setSuffix) + getSuffix,
+		"mill/line1/press4/set",
 	}
 	if !reflect.DeepEqual(b.server.filters, want) {
 		t.Errorf("subscribed to %v, want %v", b.server.filters, want)
@@ -426,25 +447,26 @@ func TestLiveCommand(t *testing.T) {
 
 func TestParseCommand(t *testing.T) {
 	for payload, want := range map[string]any{
-		"42":                   json.Number("42"),
-		" -1.50 \n":            json.Number("-1.50"),
-		"18446744073709551615": json.Number("18446744073709551615"),
-		"true":                 true,
-		`"on"`:                 "on",
-		"heating":              "heating",
-		"hot water":            "hot water",
-		"0x10":                 "0x10",
-		"1 2":                  "1 2",
-		`{"value":7}`:          json.Number("7"),
-		`{"value":"x"}`:        "x",
+		"42":                    json.Number("42"),
+		" -1.50 \n":             json.Number("-1.50"),
+		"18446744073709551615":  json.Number("18446744073709551615"),
+		"true":                  true,
+		`"on"`:                  "on",
+		"heating":               "heating",
+		"hot water":             "hot water",
+		"0x10":                  "0x10",
+		"1 2":                   "1 2",
+		`{"value":7}`:           json.Number("7"),
+		`{"value":"x"}`:         "x",
+		`{"arm":"a","value":1}`: json.Number("1"),
 	} {
-		got, err := parseCommand([]byte(payload))
+		got, _, err := parseCommand([]byte(payload))
 		if err != nil || got != want {
 			t.Errorf("%q: %#v, %v; want %#v", payload, got, err, want)
 		}
 	}
-	for _, payload := range []string{"", "  ", "null", "[1]", "{}", `{"value":[1]}`, `{"value":null}`, `{"value":1,"x":2}`, "\xff", strings.Repeat("x", maxCommand+1)} {
-		if got, err := parseCommand([]byte(payload)); err == nil {
+	for _, payload := range []string{"", "  ", "null", "[1]", "{}", `{"value":1,"arm":2}`, `{"arm":"x"}`, `{"value":[1]}`, `{"value":null}`, `{"value":1,"x":2}`, "\xff", strings.Repeat("x", maxCommand+1)} {
+		if got, _, err := parseCommand([]byte(payload)); err == nil {
 			t.Errorf("%q is taken as %#v", payload, got)
 		}
 	}
@@ -455,7 +477,10 @@ func FuzzParseCommand(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, payload []byte) {
-		v, err := parseCommand(payload)
+		if values, err := parseGroup(payload); err == nil && len(values) == 0 {
+			t.Error("an empty group is taken")
+		}
+		v, _, err := parseCommand(payload)
 		switch v.(type) {
 		case bool, string, json.Number:
 			if err != nil {

@@ -172,6 +172,13 @@ func (c *Config) validateTopics(report func(path, problem string)) {
 				continue
 			}
 			c.claim(stateTopic(link, unit), at+".name", owner, report)
+			if group := c.groupTopic(link, unit); unit.Payload == modbus.PayloadGroup {
+				if group == "" {
+					report(at+".topic", "has to end in /{tag}, which the topic of the group goes without")
+					continue
+				}
+				c.claim(group, at+".topic", owner, report)
+			}
 			for k := range unit.Tags {
 				tag := &unit.Tags[k]
 				path := fmt.Sprintf("%s.tags[%d].name", at, k)

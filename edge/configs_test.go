@@ -18,6 +18,9 @@ func examples(t *testing.T) map[string]*Config {
 	}
 	loaded := map[string]*Config{}
 	for _, e := range entries {
+		if e.IsDir() {
+			continue
+		}
 		c, err := Load(filepath.Join(dir, e.Name()))
 		if err != nil {
 			t.Errorf("%v", err)

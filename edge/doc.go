@@ -32,14 +32,20 @@
 // and no name of a client. Neither shows a secret. When one cannot be opened the
 // gateway serves without.
 //
+// modbus.server (served.go) shows chosen tags to other Modbus clients; a write by
+// one of them, and one by hand through the control socket (apiask.go), leaves a
+// line in the log.
+//
 // A command on <topic>/set is written to the device at most once: it is
 // acknowledged to the log before the write begins. Retained and expired
 // commands are refused.
+// One that a client sends again with the same forebay-id is answered again, not
+// written again, unless the gateway was started anew in between.
 //
 // # Goroutines
 //
 // Run owns one goroutine for each part (the broker's loop, each bridge, each
-// Modbus link, the commands, the topics of $SYS, the control socket) and one
+// Modbus link, the commands, the topics of $SYS, the Modbus server, the control socket) and one
 // that waits for its end, and the commands one for each link; it returns when
 // all of them have ended. Who asks through the API has a goroutine of package
 // net/http, at most 64 on each listener. A reload runs in that of whoever asks
@@ -53,7 +59,8 @@
 // there are; the store's lock and those of bridges, fieldbus and telemetry are
 // taken while it is held, never the other way. fieldbus.mu is a leaf.
 // telemetry.mu guards the
-// last samples; nothing is called while it is held. The demonstration has a
+// last samples, commands.mu the commands that have an identifier; nothing is
+// called while one is held. The demonstration has a
 // leaf lock in each of its parts.
 //
 // # Errors

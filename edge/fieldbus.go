@@ -17,6 +17,7 @@ type fieldbus struct {
 	log       *slog.Logger
 	telemetry *telemetry
 	learned   *learned
+	served    *served // nil: no tag is served
 
 	mu    sync.Mutex
 	links []*fieldLink // guarded by mu; replaced, never changed; in the order of the configuration
@@ -36,6 +37,7 @@ func newFieldbus(telemetry *telemetry, learned *learned, log *slog.Logger) *fiel
 // newLink prepares a poller for one link of the configuration.
 func (f *fieldbus) newLink(cfg *Config, link *modbus.LinkConfig) (*fieldLink, error) {
 	alone := cfg.Modbus
+	alone.Server = nil // it may name tags of other links
 	alone.Links = cfg.Modbus.Links[:0:0]
 	alone.Links = append(alone.Links, *link)
 	poller, err := modbus.New(alone, f.log, f.telemetry)
@@ -44,6 +46,7 @@ func (f *fieldbus) newLink(cfg *Config, link *modbus.LinkConfig) (*fieldLink, er
 	}
 	poller.Recall(f.learned.all())
 	poller.OnLearned(f.learned.keep)
+	f.served.feed(poller)
 	return &fieldLink{cfg: &alone.Links[0], poller: poller}, nil
 }
 
@@ -82,6 +85,16 @@ func (f *fieldbus) Write(ctx context.Context, link, unit, tag string, value any)
 		}
 	}
 	return modbus.WriteResult{Time: time.Now()}, &modbus.RefusedError{Reason: "there is no link " + link}
+}
+
+// WriteAll is modbus.Poller.WriteAll of the link of that name.
+func (f *fieldbus) WriteAll(ctx context.Context, link, unit string, values map[string]any) ([]modbus.WriteResult, error) {
+	for _, l := range f.all() {
+		if l.cfg.Name == link {
+			return l.poller.WriteAll(ctx, link, unit, values)
+		}
+	}
+	return nil, &modbus.RefusedError{Reason: "there is no link " + link}
 }
 
 // ReadNow is modbus.Poller.ReadNow of the link of that name.

@@ -103,6 +103,7 @@ func Open(cfg *Config, log *slog.Logger) (*Gateway, error) {
 func (g *Gateway) newModbus() error {
 	g.telemetry = newTelemetry(g.server, g.log)
 	g.fieldbus = newFieldbus(g.telemetry, g.learned, g.log)
+	g.fieldbus.served = g.newServed()
 	var links []*fieldLink
 	for i := range g.cfg.Modbus.Links {
 		link, err := g.fieldbus.newLink(g.cfg, &g.cfg.Modbus.Links[i])
@@ -144,6 +145,9 @@ func (g *Gateway) Close() error {
 	if g.api != nil {
 		g.api.close()
 	}
+	if g.fieldbus != nil {
+		g.fieldbus.served.close()
+	}
 	// A server that was made must be run to give back its sockets.
 	return errors.Join(g.server.Run(ended), g.store.Close())
 }
@@ -160,6 +164,7 @@ func (g *Gateway) run(ctx context.Context) error {
 		g.runLink(l)
 	}
 	g.runCommands()
+	served := g.launch("modbus server", g.fieldbus.served.run)
 	api := g.launch("control socket", g.api.run)
 	store := g.launch("store", g.awaitStore)
 	g.setReady(true)
@@ -182,7 +187,7 @@ func (g *Gateway) run(ctx context.Context) error {
 	for _, l := range g.fieldbus.all() {
 		links = append(links, l.stage)
 	}
-	for _, stages := range [][]*stage{{api}, {g.executing}, links, {topics}, uplinks, {server}, {store}} {
+	for _, stages := range [][]*stage{{api, served}, {g.executing}, links, {topics}, uplinks, {server}, {store}} {
 		if err := stop(deadline, stages...); err != nil {
 			return err
 		}

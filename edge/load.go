@@ -108,7 +108,9 @@ func parse(b []byte, src source) (*Config, error) {
 	}
 
 	r := &reader{problems: p, source: src, texts: l.texts, tainted: map[string]bool{}}
-	tree := r.value(settings(v, l.lines), reflect.TypeFor[Config](), "")
+	raw := settings(v, l.lines)
+	r.applyProfiles(raw)
+	tree := r.value(raw, reflect.TypeFor[Config](), "")
 	cfg := newConfig()
 	if err := decode(tree, cfg); err != nil {
 		// What the reader lets through fits the types, or was left out.

@@ -14,39 +14,46 @@ import (
 // maxCommand bounds the payload of a command, in bytes.
 const maxCommand = 1024
 
+var errTooLong = errors.New("the command is longer than 1024 bytes")
+
 // parseCommand reads the value of a command: as JSON a number, a text, true or
-// false, alone or as {"value": …}; anything that is not JSON is a text. Numbers
-// are returned as json.Number, exact.
-func parseCommand(payload []byte) (any, error) {
+// false, alone or as {"value": …}, which may have the word that arms it too;
+// anything that is not JSON is a text. Numbers are returned as json.Number, exact.
+func parseCommand(payload []byte) (value any, arm string, err error) {
 	switch {
 	case len(bytes.TrimSpace(payload)) == 0:
-		return nil, errors.New("the command is empty; send a value such as 42, true or {\"value\":42}")
+		return nil, "", errors.New("the command is empty; send a value such as 42, true or {\"value\":42}")
 	case len(payload) > maxCommand:
-		return nil, errors.New("the command is longer than 1024 bytes")
+		return nil, "", errTooLong
 	case !utf8.Valid(payload):
-		return nil, errors.New("the command is no text; send a value such as 42, true or {\"value\":42}")
+		return nil, "", errors.New("the command is no text; send a value such as 42, true or {\"value\":42}")
 	}
 	d := json.NewDecoder(bytes.NewReader(payload))
 	d.UseNumber()
 	var v any
 	if err := d.Decode(&v); err != nil {
-		return string(payload), nil
+		return string(payload), "", nil
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return string(payload), nil // more than one value: a text that begins like JSON
+		return string(payload), "", nil // more than one value: a text that begins like JSON
 	}
 	if group, ok := v.(map[string]any); ok {
 		value, ok := group["value"]
-		if !ok || len(group) != 1 {
-			return nil, errors.New("the command must be {\"value\": …} and nothing else")
+		word, armed := group["arm"]
+		arm, isText := word.(string)
+		if !ok || armed != (len(group) == 2) || len(group) > 2 || armed && !isText {
+			return nil, "", errors.New("the command must be {\"value\": …}, with \"arm\" as well if it is armed, and nothing else")
 		}
-		v = value
+		switch value.(type) {
+		case bool, string, json.Number:
+			return value, arm, nil
+		}
 	}
 	switch v.(type) {
 	case bool, string, json.Number:
-		return v, nil
+		return v, "", nil
 	}
-	return nil, errors.New("the command must be a number, a text, true or false")
+	return nil, "", errors.New("the command must be a number, a text, true or false")
 }
 
 // commandResult is what became of a command.

@@ -46,6 +46,8 @@ func (e *ConfigError) Lines() []string {
 type problems struct {
 	lines positions
 	list  []Problem
+	// origins are the paths of what a profile has brought, and its file.
+	origins map[string]string
 }
 
 func (p *problems) add(path, format string, args ...any) {
@@ -53,7 +55,21 @@ func (p *problems) add(path, format string, args ...any) {
 	if len(args) > 0 {
 		text = fmt.Sprintf(format, args...)
 	}
+	if file := p.origin(path); file != "" {
+		text += " (in " + file + ")"
+	}
 	p.list = append(p.list, Problem{Path: path, Text: text, Line: p.lines.of(path)})
+}
+
+// origin returns the profile that the setting at path, or one around it, is from.
+func (p *problems) origin(path string) string {
+	for path != "" {
+		if file, ok := p.origins[path]; ok {
+			return file
+		}
+		path = path[:max(strings.LastIndexAny(path, ".["), 0)]
+	}
+	return ""
 }
 
 // report has the form that the Validate methods of the parts expect.

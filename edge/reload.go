@@ -97,6 +97,7 @@ func (c *Config) needsRestart(next *Config) error {
 	p.differs("site", reflect.ValueOf(c.Site), reflect.ValueOf(next.Site))
 	p.differs("storage", reflect.ValueOf(c.Storage), reflect.ValueOf(next.Storage))
 	p.differs("broker", reflect.ValueOf(c.Broker), reflect.ValueOf(next.Broker))
+	p.differs("modbus.server", reflect.ValueOf(c.Modbus.Server), reflect.ValueOf(next.Modbus.Server))
 	p.differs("api", reflect.ValueOf(c.API), reflect.ValueOf(next.API))
 	return p.err(next.source)
 }

@@ -36,6 +36,7 @@ type telemetry struct {
 
 	mu       sync.Mutex
 	topics   map[*modbus.TagConfig]string    // guarded by mu
+	groups   map[*modbus.UnitConfig]string   // guarded by mu: the topics of units that publish groups
 	order    []*modbus.TagConfig             // guarded by mu: as in the configuration
 	states   []modbus.UnitState              // guarded by mu: the last of every unit
 	last     map[*modbus.TagConfig]TagStatus // guarded by mu
@@ -51,12 +52,17 @@ func newTelemetry(server publisher, log *slog.Logger) *telemetry {
 // retained about units that are not among them any more is removed.
 func (t *telemetry) arrange(cfg *Config, links []*modbus.LinkConfig) {
 	topics, last := map[*modbus.TagConfig]string{}, map[*modbus.TagConfig]TagStatus{}
+	groups, retained := map[*modbus.UnitConfig]string{}, map[string]bool{}
 	var order []*modbus.TagConfig
 	states := map[string]bool{}
 	t.mu.Lock()
 	eachTag(links, func(link *modbus.LinkConfig, unit *modbus.UnitConfig, tag *modbus.TagConfig) {
 		states[stateTopic(link, unit)] = true
 		topics[tag] = cfg.tagTopic(link, unit, tag)
+		groups[unit] = cfg.groupTopic(link, unit)
+		if *tag.Retain {
+			retained[topics[tag]] = true
+		}
 		order = append(order, tag)
 		status, known := t.last[tag]
 		if !known {
@@ -72,7 +78,12 @@ func (t *telemetry) arrange(cfg *Config, links []*modbus.LinkConfig) {
 		}
 		return !slices.Contains(links, s.Link)
 	})
-	t.topics, t.last, t.order = topics, last, order
+	for tag, topic := range t.topics {
+		if *tag.Retain && !retained[topic] {
+			gone = append(gone, topic)
+		}
+	}
+	t.topics, t.groups, t.last, t.order = topics, groups, last, order
 	t.mu.Unlock()
 	for _, topic := range gone {
 		// An empty retained message removes the one there is [MQTT-3.3.1-6].
@@ -80,27 +91,53 @@ func (t *telemetry) arrange(cfg *Config, links []*modbus.LinkConfig) {
 	}
 }
 
-// Samples publishes the samples of one read. It blocks while too many wait to
-// become safe.
+// Samples publishes the samples of one read: one message for each, or one for
+// all. It blocks while too many wait to become safe.
 func (t *telemetry) Samples(samples []modbus.Sample) {
-	for i := range samples {
-		s := &samples[i]
-		m := &broker.Message{
-			Topic: t.remember(s), Payload: samplePayload(s),
-			QoS: byte(*s.Tag.QoS), Retain: *s.Tag.Retain,
+	if len(samples) > 0 && samples[0].Unit.Payload == modbus.PayloadGroup {
+		t.publishGroup(samples)
+	} else {
+		for i := range samples {
+			s := &samples[i]
+			t.publish(t.remember(s), samplePayload(s), samples[i:i+1])
 		}
-		t.room <- struct{}{}
-		t.server.Publish(m, func(err error) {
-			<-t.room
-			if err != nil {
-				t.refused.Add(1)
-			} else {
-				t.samples.Add(1)
-			}
-			t.published(err)
-		})
 	}
 	t.tellRefusals()
+}
+
+// publishGroup publishes the samples of one read of a unit in one message.
+func (t *telemetry) publishGroup(samples []modbus.Sample) {
+	for i := range samples {
+		t.remember(&samples[i])
+	}
+	t.mu.Lock()
+	topic := t.groups[samples[0].Unit]
+	t.mu.Unlock()
+	t.publish(topic, groupPayload(samples), samples)
+}
+
+// publish publishes samples, of which the first says how.
+func (t *telemetry) publish(topic string, payload []byte, samples []modbus.Sample) {
+	s := &samples[0]
+	m := &broker.Message{Topic: topic, Payload: payload, QoS: byte(*s.Tag.QoS), Retain: *s.Tag.Retain}
+	life := time.Duration(0)
+	for i := range samples {
+		life = max(life, s.Unit.Lifetime(samples[i].Tag))
+	}
+	if life > 0 {
+		m.Properties.HasExpiry, m.Properties.Expiry = true, uint32((life+time.Second-1)/time.Second)
+	}
+	count := uint64(len(samples))
+	t.room <- struct{}{}
+	t.server.Publish(m, func(err error) {
+		<-t.room
+		if err != nil {
+			t.refused.Add(count)
+		} else {
+			t.samples.Add(count)
+		}
+		t.published(err)
+	})
 }
 
 // UnitState publishes, retained, whether a unit answers.
@@ -120,9 +157,17 @@ func (t *telemetry) UnitState(s modbus.UnitState) {
 var errStopped = errors.New("it is not polled any more")
 
 // stopped takes back, when the poller of a link has ended, what is retained
-// about its units: a state that nobody keeps up to date would look like a
-// present one.
+// about its units: a state, or a value, that nobody keeps up to date would look
+// like a present one.
 func (t *telemetry) stopped(link *modbus.LinkConfig, now time.Time) {
+	eachTag([]*modbus.LinkConfig{link}, func(_ *modbus.LinkConfig, unit *modbus.UnitConfig, tag *modbus.TagConfig) {
+		t.mu.Lock()
+		quality := t.last[tag].Quality
+		t.mu.Unlock()
+		if *tag.Retain && (quality == modbus.Good.String() || quality == modbus.Uncertain.String()) {
+			t.Samples([]modbus.Sample{{Link: link, Unit: unit, Tag: tag, Quality: modbus.Stale, Time: now, Err: errStopped}})
+		}
+	})
 	for _, s := range t.unitStates() {
 		if s.Link == link {
 			s.State, s.Since, s.Err = modbus.Offline, now, errStopped
@@ -198,10 +243,7 @@ func (t *telemetry) tags() []TagStatus {
 // samplePayload is what is published of a sample: JSON, or as raw the value
 // alone, which is empty when there is none.
 func samplePayload(s *modbus.Sample) []byte {
-	value := s.Value
-	if s.Quality == modbus.Bad {
-		value = modbus.Value{} // never the last good one as if it were new
-	}
+	value := publishable(s)
 	if s.Unit.Payload == modbus.PayloadRaw {
 		if value.IsNull() {
 			return nil
@@ -215,6 +257,51 @@ func samplePayload(s *modbus.Sample) []byte {
 		b = append(append(b, `,"error":`...), quoteJSON(s.Err.Error())...)
 	}
 	return append(b, '}')
+}
+
+// publishable is the value of a sample as far as it may be published: never the
+// last good one as if it were new.
+func publishable(s *modbus.Sample) modbus.Value {
+	if s.Quality == modbus.Bad || s.Quality == modbus.Stale {
+		return modbus.Value{}
+	}
+	return s.Value
+}
+
+// groupPayload is what is published of the samples of one read of a unit: JSON
+// with the time, the values, and what is to be said of those that are not good.
+func groupPayload(samples []modbus.Sample) []byte {
+	b := appendTime([]byte(`{"time":`), samples[0].Time)
+	b = append(b, `,"values":{`...)
+	problems := false
+	for i := range samples {
+		s := &samples[i]
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(append(b, quoteJSON(s.Tag.Name)...), ':')
+		b = publishable(s).AppendJSON(b)
+		problems = problems || s.Quality != modbus.Good
+	}
+	b = append(b, '}')
+	if !problems {
+		return append(b, '}')
+	}
+	separator := `,"problems":{`
+	for i := range samples {
+		s := &samples[i]
+		if s.Quality == modbus.Good {
+			continue
+		}
+		b = append(append(b, separator...), quoteJSON(s.Tag.Name)...)
+		b = fmt.Appendf(b, `:{"quality":"%s"`, s.Quality)
+		if s.Err != nil {
+			b = append(append(b, `,"error":`...), quoteJSON(s.Err.Error())...)
+		}
+		b = append(b, '}')
+		separator = ","
+	}
+	return append(b, `}}`...)
 }
 
 // appendTime appends a time as JSON: UTC, with milliseconds.

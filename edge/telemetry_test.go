@@ -186,3 +186,106 @@ func TestTelemetryTellsRefusals(t *testing.T) {
 		t.Errorf("%d samples, %d refused, want 3 and 3", tel.samples.Load(), tel.refused.Load())
 	}
 }
+
+// The values of one read make one message, on the topic without the tag.
+func TestTelemetryPublishesGroups(t *testing.T) {
+	cfg, err := loadText(t, "a.yaml", `
+site: mill
+modbus:
+  links:
+    - name: line1
+      tcp: "127.0.0.1:502"
+      units:
+        - {name: press4, unit: 1, payload: group, qos: 0, expire_after: 3, interval: 500ms, tags: [
+            {name: temperature, register: holding, address: 0},
+            {name: "a \"b\"", register: holding, address: 1, max_interval: 10s},
+            {name: level, register: holding, address: 2}]}
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &published{}
+	tel := telemetryOf(cfg, server, slog.New(slog.DiscardHandler))
+	link := &cfg.Modbus.Links[0]
+	unit := &link.Units[0]
+	at := time.UnixMilli(1_000_000)
+	samples := []modbus.Sample{
+		{Value: modbus.FloatValue(21.5), Quality: modbus.Good},
+		{Value: modbus.IntValue(7), Quality: modbus.Stale, Err: errors.New(`"late"`)},
+		{Value: modbus.IntValue(-1), Quality: modbus.Uncertain, Err: errors.New("odd")},
+	}
+	for i := range samples {
+		samples[i].Link, samples[i].Unit, samples[i].Tag, samples[i].Time = link, unit, &unit.Tags[i], at
+	}
+	tel.Samples(samples)
+	tel.Samples(samples[:1])
+	got := server.take()
+	want := []string{
+		`{"time":"1970-01-01T00:16:40.000Z","values":{"temperature":21.5,"a \"b\"":null,"level":-1},` +
+			`"problems":{"a \"b\"":{"quality":"stale","error":"\"late\""},"level":{"quality":"uncertain","error":"odd"}}}`,
+		`{"time":"1970-01-01T00:16:40.000Z","values":{"temperature":21.5}}`,
+	}
+	if len(got) != len(want) {
+		t.Fatalf("%d messages, want %d", len(got), len(want))
+	}
+	for i, m := range got {
+		if string(m.Payload) != want[i] || m.Topic != "modbus/line1/press4" || m.QoS != 0 || !json.Valid(m.Payload) {
+			t.Errorf("%s qos %d: %s; want %s", m.Topic, m.QoS, m.Payload, want[i])
+		}
+	}
+	// As long as the longest-lived of them; then half a second three times, in
+	// whole seconds.
+	if a, b := got[0].Properties, got[1].Properties; a.Expiry != 30 || b.Expiry != 2 {
+		t.Errorf("expire after %d and %d seconds, want 30 and 2", a.Expiry, b.Expiry)
+	}
+	if tel.samples.Load() != 4 {
+		t.Errorf("%d samples, want 4", tel.samples.Load())
+	}
+}
+
+func TestGroupsAreChecked(t *testing.T) {
+	for text, want := range map[string]string{
+		`topic: "{site}/{tag}/x", tags: [{name: a, register: holding, address: 0}]`:                     "end in /{tag}",
+		`topic: "modbus/l/u/state/{tag}", tags: [{name: a, register: holding, address: 0}]`:             "gives the topic",
+		`retain: true, tags: [{name: a, register: holding, address: 0}]`:                                "retained, it would hide",
+		`tags: [{name: a, register: holding, address: 0, qos: 2}]`:                                      "only it has a qos",
+		`expire_after: 2, tags: [{name: a, register: holding, address: 0, on_change: true}]`:            "max_interval: missing",
+		`topic: "modbus/x/{tag}", expire_after: 9999, tags: [{name: a, register: holding, address: 0}]`: "expire_after: 9999 is out of range",
+	} {
+		_, err := loadText(t, "a.yaml", "modbus: {links: [{name: l, tcp: 127.0.0.1, units: [{name: u, unit: 1, payload: group, "+text+"}]}]}")
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v; want %s", text, err, want)
+		}
+	}
+}
+
+// A retained value that nobody keeps up to date any more says so; that of a tag
+// that is gone is removed.
+func TestRetainedValuesDoNotLookLive(t *testing.T) {
+	cfg := oneUnit(t, "          retain: true")
+	server := &published{}
+	tel := telemetryOf(cfg, server, slog.New(slog.DiscardHandler))
+	link := &cfg.Modbus.Links[0]
+	unit := &link.Units[0]
+	at := time.UnixMilli(1_000_000)
+	tel.Samples([]modbus.Sample{
+		{Link: link, Unit: unit, Tag: &unit.Tags[0], Value: modbus.FloatValue(1.5), Quality: modbus.Good, Time: at},
+		{Link: link, Unit: unit, Tag: &unit.Tags[1], Quality: modbus.Bad, Err: errors.New("gone"), Time: at},
+	})
+	server.take()
+	tel.stopped(link, at)
+	const stale = `{"value":null,"quality":"stale","time":"1970-01-01T00:16:40.000Z","error":"it is not polled any more"}`
+	if got := server.take(); len(got) != 1 || got[0].Topic != "mill/line1/press4/temperature" || string(got[0].Payload) != stale || !got[0].Retain {
+		t.Errorf("at the end: %v", got)
+	}
+	tel.arrange(cfg, nil)
+	removed := map[string]bool{}
+	for _, m := range server.take() {
+		if m.Retain && len(m.Payload) == 0 {
+			removed[m.Topic] = true
+		}
+	}
+	if len(removed) != 3 || !removed["mill/line1/press4/temperature"] {
+		t.Errorf("removed: %v, want the topics of all three tags", removed)
+	}
+}

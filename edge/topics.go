@@ -40,6 +40,19 @@ func (c *Config) tagTopic(link *modbus.LinkConfig, unit *modbus.UnitConfig, tag 
 	).Replace(unit.Topic)
 }
 
+// tagPart ends the topic of a unit that publishes groups, and is left out of the
+// topic of the group.
+const tagPart = "/{tag}"
+
+// groupTopic is the topic of a unit's groups, "" if it can have none.
+func (c *Config) groupTopic(link *modbus.LinkConfig, unit *modbus.UnitConfig) string {
+	template, ok := strings.CutSuffix(unit.Topic, tagPart)
+	if !ok || strings.Contains(template, "{tag}") {
+		return ""
+	}
+	return strings.NewReplacer("{site}", c.Site, "{link}", link.Name, "{unit}", unit.Name).Replace(template)
+}
+
 // stateTopic is the retained topic that says whether a unit answers.
 func stateTopic(link *modbus.LinkConfig, unit *modbus.UnitConfig) string {
 	return "modbus/" + link.Name + "/" + unit.Name + "/state"

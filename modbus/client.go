@@ -41,6 +41,16 @@ type client struct {
 	ended time.Time // when the last request was over
 }
 
+// over returns a client like c whose frames t carries.
+func (c *client) over(t transport) *client {
+	like := newRTUClient(t)
+	if c.mbap {
+		like = newTCPClient(t)
+	}
+	like.pace = c.pace
+	return like
+}
+
 // pace is how a client spares its peer. Zero is no restraint.
 type pace struct {
 	between time.Duration // from an answer to the next request
@@ -189,6 +199,14 @@ func (c *client) writeCoil(ctx context.Context, unit byte, address int, on bool)
 	}
 	_, err := c.perform(ctx, unit, false, func() ([]byte, error) {
 		return c.requests.WriteSingleCoil(uint16(address), state)
+	})
+	return err
+}
+
+// writeCoils writes coils, packed as on the wire, with function 15.
+func (c *client) writeCoils(ctx context.Context, unit byte, s span, packed []byte) error {
+	_, err := c.perform(ctx, unit, false, func() ([]byte, error) {
+		return c.requests.WriteMultipleCoils(uint16(s.address), uint16(s.count), packed)
 	})
 	return err
 }

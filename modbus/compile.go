@@ -20,23 +20,28 @@ var dataTypes = map[string]struct {
 	"bool": {typeBool, 16},
 	"int8": {typeInt, 8}, "int16": {typeInt, 16}, "int32": {typeInt, 32}, "int64": {typeInt, 64},
 	"uint8": {typeUint, 8}, "uint16": {typeUint, 16}, "uint32": {typeUint, 32}, "uint64": {typeUint, 64},
-	"float32": {typeFloat, 32}, "float64": {typeFloat, 64},
+	"float16": {typeFloat, 16}, "float32": {typeFloat, 32}, "float64": {typeFloat, 64},
 	"bcd16": {typeBCD, 16}, "bcd32": {typeBCD, 32},
-	"string": {typeString, 0},
+	"unix32": {typeUnix, 32}, "unix64": {typeUnix, 64}, "datetime": {typeDateTime, 96},
+	"string": {typeString, 0}, "bytes": {typeBytes, 0},
 }
 
-const typeNames = "bool, int8, uint8, int16, uint16, int32, uint32, int64, uint64, float32, float64, bcd16, bcd32 or string"
+const typeNames = "bool, int8, uint8, int16, uint16, int32, uint32, int64, uint64, float16, float32, float64, bcd16, bcd32, unix32, unix64, datetime, string or bytes"
 
 // compile makes the register of a tag, reporting what does not fit together.
 // The result is usable only when nothing was reported.
 func (t *TagConfig) compile(at scope) register {
-	r := register{bit: noBit, invert: t.Invert, scale: 1, width: 1}
+	r := register{bit: noBit, exponent: noWord, invert: t.Invert, scale: 1, width: 1}
 	t.compilePlace(at, &r)
 	t.compileType(at, &r)
 	t.compileOrder(at, &r)
 	t.compileScale(at, &r)
 	t.compileInvalid(at, &r)
 	t.compileEnum(at, &r)
+	t.compileFlags(at, &r)
+	t.compileClamp(at, &r)
+	r.words = r.width
+	t.compileScaleRegister(at, &r)
 	if r.end() > 65536 {
 		at.problem("address", "%d with %d registers reaches past the last address 65535", r.address, r.width)
 	}
@@ -115,12 +120,13 @@ func (t *TagConfig) compileType(at scope, r *register) {
 		at.problem("type", "a %s is one bit, it cannot be %s: leave the type out or use bool", r.table, name)
 		r.kind, r.width = typeBool, 1
 	}
-	if t.Bit != nil {
+	if t.Bit != nil || t.BitCount != 0 {
 		t.compileBit(at, r, name)
 	}
 	if t.Invert && r.kind != typeBool {
 		at.problem("invert", "only a bool can be inverted: use scale -1 for a number")
 	}
+	t.compileByte(at, r)
 	t.compileString(at, r)
 }
 
@@ -129,7 +135,7 @@ func (t *TagConfig) typeName(table Table) string {
 	switch {
 	case t.Type != "":
 		return t.Type
-	case table.bits() || t.Bit != nil:
+	case table.bits() || t.Bit != nil && t.BitCount == 0:
 		return "bool"
 	}
 	return "uint16"
@@ -140,24 +146,49 @@ func (t *TagConfig) compileBit(at scope, r *register, name string) {
 	case r.table.bits():
 		at.problem("bit", "a %s is a bit already: leave bit out", r.table)
 		return
+	case t.Bit == nil:
+		at.problem("bit", "missing: bit_count needs the number of the lowest bit")
+		return
 	case *t.Bit < 0 || *t.Bit > 15:
 		at.problem("bit", "%d is out of range: 0 (least significant) to 15", *t.Bit)
 		return
 	case r.kind != typeBool && !(r.kind == typeUint && r.size == 16):
-		at.problem("bit", "one bit of a register is a bool, not %s: leave the type out", name)
+		at.problem("bit", "the bits of a register are a bool or a number without a sign, not %s: leave the type out", name)
 	}
-	r.bit, r.kind, r.size, r.width = *t.Bit, typeBool, 16, 1
+	r.width = 1
+	switch {
+	case t.BitCount == 0:
+		r.bit, r.kind, r.size = *t.Bit, typeBool, 16
+	case t.BitCount < 2 || *t.Bit+t.BitCount > 16:
+		at.problem("bit_count", "%d bits from bit %d on: at least 2, and none above bit 15", t.BitCount, *t.Bit)
+	default:
+		r.shift, r.kind, r.size = *t.Bit, typeUint, t.BitCount
+	}
 }
 
 func (t *TagConfig) compileString(at scope, r *register) {
 	if r.kind != typeString {
-		if t.Count != 0 {
-			at.problem("count", "only a string has a count: other types know their length")
-		}
 		if t.Layout != "" {
 			at.problem("layout", "only a string has a layout")
 		}
+		if t.Encoding != "" {
+			at.problem("encoding", "only a string has an encoding")
+		}
+	}
+	switch {
+	case r.kind != typeString && r.kind != typeBytes:
+		if t.Count != 0 {
+			at.problem("count", "only a string or bytes have a count: other types know their length")
+		}
 		return
+	case t.Count < 1 || t.Count > maxRegisters:
+		at.problem("count", "%d: a string or bytes need their number of registers, 1 to %d", t.Count, maxRegisters)
+	default:
+		r.width = t.Count
+	}
+	r.encoding = t.Encoding
+	if t.Encoding != "" {
+		at.oneOf("encoding", t.Encoding, encodingASCII, encodingUTF8, encodingLatin1)
 	}
 	switch t.Layout {
 	case "packed", "":
@@ -166,11 +197,6 @@ func (t *TagConfig) compileString(at scope, r *register) {
 	default:
 		at.problem("layout", "%q is not known: use packed or char_per_register", t.Layout)
 	}
-	if t.Count < 1 || t.Count > maxRegisters {
-		at.problem("count", "%d: a string needs its number of registers, 1 to %d", t.Count, maxRegisters)
-		return
-	}
-	r.width = t.Count
 }
 
 func (t *TagConfig) compileOrder(at scope, r *register) {
@@ -185,8 +211,9 @@ func (t *TagConfig) compileOrder(at scope, r *register) {
 	default:
 		at.problem("order", "%q is not known: use ABCD, CDAB, BADC or DCBA", t.Order)
 	}
-	if r.kind == typeString {
-		r.swapWords = false // text runs from register to register
+	switch r.kind {
+	case typeString, typeBytes, typeDateTime:
+		r.swapWords = false // these run from register to register
 	}
 }
 
@@ -206,7 +233,7 @@ func (t *TagConfig) compileScale(at scope, r *register) {
 		at.problem("offset", "not a finite number")
 		r.offset = 0
 	}
-	if r.scaled() && (r.kind == typeBool || r.kind == typeString || t.Enum != nil) {
+	if r.scaled() && (!r.numeric() || t.Enum != nil) {
 		at.problem("scale", "only numbers without enum have scale and offset")
 	}
 	r.decimals = max(places(r.scale), places(r.offset))
@@ -218,8 +245,8 @@ func finite(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }
 func places(f float64) int { return decimalPlaces(strconv.FormatFloat(f, 'e', -1, 64)) }
 
 func (t *TagConfig) compileInvalid(at scope, r *register) {
-	if len(t.Invalid) > 0 && (r.kind == typeBool || r.kind == typeString) {
-		at.problem("invalid", "only numbers have invalid values")
+	if len(t.Invalid) > 0 && !r.numeric() && r.kind != typeUnix {
+		at.problem("invalid", "only numbers and Unix times have invalid values")
 		return
 	}
 	for _, s := range t.Invalid {
@@ -236,7 +263,7 @@ func (t *TagConfig) compileEnum(at scope, r *register) {
 	if len(t.Enum) == 0 {
 		return
 	}
-	if r.kind == typeString || r.kind == typeFloat {
+	if r.kind != typeBool && (r.kind == typeFloat || !r.numeric()) {
 		at.problem("enum", "only integers and bools have texts")
 		return
 	}
@@ -282,14 +309,11 @@ func (r *register) parseRaw(s string) (uint64, error) {
 		}
 		return signExtend(n, size), nil
 	case typeFloat:
-		f, err := strconv.ParseFloat(s, size)
+		f, err := strconv.ParseFloat(s, max(size, 32))
 		if err != nil {
 			return 0, bad
 		}
-		if size == 32 {
-			return uint64(math.Float32bits(float32(f))), nil
-		}
-		return math.Float64bits(f), nil
+		return floatBits(f, size), nil
 	}
 	n, err := strconv.ParseUint(s, 10, size)
 	if err != nil {

@@ -7,6 +7,8 @@ import "time"
 type Config struct {
 	// Links are the TCP endpoints and serial ports, in the order of the file.
 	Links []LinkConfig `mapstructure:"links"`
+	// Server serves chosen tags to other Modbus clients. Absent: nobody does.
+	Server *ServerConfig `mapstructure:"server"`
 }
 
 // LinkConfig is one endpoint or serial port. Exactly one of TCP, RTU, ASCII,
@@ -110,6 +112,9 @@ type UnitConfig struct {
 	// Unit is the unit ID: 0 to 255 over TCP, 1 to 255 on a serial line, where
 	// 0 is the broadcast address. Required.
 	Unit *int `mapstructure:"unit"`
+	// Profile names a file with the keys and tags of this kind of device, which
+	// package edge has put in already. Empty: none.
+	Profile string `mapstructure:"profile"`
 	// Interval is the time between two reads of a tag. Default 1s, 10ms to 24h.
 	Interval time.Duration `mapstructure:"interval"`
 	// Align is that of the tags which have neither Align nor Interval.
@@ -130,13 +135,23 @@ type UnitConfig struct {
 	// Exact reads each value by itself, for devices that give their values only
 	// at their own addresses. Default false.
 	Exact bool `mapstructure:"exact"`
-	// Payload is json or raw, for package edge. Default json.
+	// ReadModifyWrite writes a part of a register (a bit, some bits, a byte) by
+	// reading the whole register and writing it back changed, if the device does
+	// not know function 22. What the device changes in between is undone. Default
+	// false: such a write is refused.
+	ReadModifyWrite bool `mapstructure:"read_modify_write"`
+	// Payload is json or raw, or group for one message, in JSON, of all values of
+	// a read, for package edge. Default json.
 	Payload string `mapstructure:"payload"`
 	// QoS of the published samples, 0 to 2, for package edge. Default 1.
 	QoS *int `mapstructure:"qos"`
 	// Retain says whether samples are published retained, for package edge.
 	// Default false.
 	Retain *bool `mapstructure:"retain"`
+	// ExpireAfter is after how many intervals a published sample expires: nobody
+	// gets it who has not got it by then. Of a tag with MaxInterval that counts.
+	// For package edge. 0, the default, to 1000: never.
+	ExpireAfter int `mapstructure:"expire_after"`
 	// Tags are the values read from and written to the device.
 	Tags []TagConfig `mapstructure:"tags"`
 }
@@ -159,30 +174,56 @@ type TagConfig struct {
 	// references are refused.
 	Reference string `mapstructure:"reference"`
 
-	// Type is how the registers are read: bool, int8, uint8 (low byte), int16,
-	// uint16, int32, uint32, int64, uint64, float32, float64, bcd16, bcd32 or
-	// string. Default bool for coils, discrete inputs and tags with Bit, uint16
-	// for registers.
+	// Type is how the registers are read: bool, int8, uint8, int16, uint16,
+	// int32, uint32, int64, uint64, float16, float32, float64, bcd16, bcd32,
+	// string, bytes (raw, as hexadecimal digits), unix32 or unix64 (seconds since
+	// 1970, as a time in RFC 3339) or datetime (a register each for year, month,
+	// day, hour, minute and second of the device's clock, as such a time without
+	// a zone). Default bool for coils, discrete inputs and tags with Bit alone,
+	// uint16 for registers.
 	Type string `mapstructure:"type"`
 	// Order is the order of the bytes of a value in its registers, A being the
 	// most significant byte: ABCD (default), CDAB (words swapped), BADC (bytes
 	// swapped) or DCBA (both). 64-bit values likewise by words and bytes; of a
 	// 16-bit value or a string only the byte order counts.
 	Order string `mapstructure:"order"`
-	// Count is the number of registers of a string, 1 to 125. Required for
-	// strings, otherwise absent.
+	// Count is the number of registers of a string or of bytes, 1 to 125.
+	// Required for these, otherwise absent.
 	Count int `mapstructure:"count"`
 	// Layout of a string: packed (default, two characters per register) or
 	// char_per_register (one, in the low byte).
 	Layout string `mapstructure:"layout"`
+	// Encoding of a string: ascii or utf-8, in which other bytes make it bad, or
+	// latin-1. Default: UTF-8, and what is none is taken for Latin-1.
+	Encoding string `mapstructure:"encoding"`
+	// Byte is the one of its register that an int8 or uint8 is: low (default) or
+	// high.
+	Byte string `mapstructure:"byte"`
 	// Bit makes a bool of one bit of a register: 0 (least significant) to 15.
 	Bit *int `mapstructure:"bit"`
+	// BitCount makes a number without a sign of that many bits from Bit on.
+	BitCount int `mapstructure:"bit_count"`
+	// Bits makes an object of the bits of a uint16 or uint32: a name for each bit
+	// that matters, by its number.
+	Bits map[string]string `mapstructure:"bits"`
 	// Invert negates a bool.
 	Invert bool `mapstructure:"invert"`
 	// Scale and Offset make the value of the number in the registers:
 	// value = raw × scale + offset. Defaults 1 and 0; Scale is not 0.
 	Scale  *float64 `mapstructure:"scale"`
 	Offset float64  `mapstructure:"offset"`
+	// ScaleRegister is the address, in the same table, of an int16 that is read
+	// together with the value and gives the power of ten it is multiplied by, as
+	// SunSpec has it: value = raw × scale × 10^n + offset. The value is bad when
+	// the register holds no number from -10 to 10.
+	ScaleRegister *int `mapstructure:"scale_register"`
+	// Clamp is the least and the greatest value, after scaling. One outside
+	// becomes the nearer of them, with quality uncertain.
+	Clamp []float64 `mapstructure:"clamp"`
+	// Counter makes the running total of a counter that begins again at 0 behind
+	// its greatest number. It begins with the device's count whenever the poller
+	// starts.
+	Counter bool `mapstructure:"counter"`
 	// Invalid lists raw numbers (before scaling, decimal or 0x…) with which the
 	// device says that it has no value. Hexadecimal is the bit pattern: 0x8000,
 	// and also 32768, is -32768 of an int16. Patterns of a float have to be
@@ -222,6 +263,14 @@ type TagConfig struct {
 	// outside is refused, not clipped.
 	Min *float64 `mapstructure:"min"`
 	Max *float64 `mapstructure:"max"`
+	// Step is what a written value is a whole multiple of, counted from Min or
+	// else from 0. A value between two steps is refused. 0: any value.
+	Step float64 `mapstructure:"step"`
+	// WriteInterval is the least time between two writes. 0: none.
+	WriteInterval time.Duration `mapstructure:"write_interval"`
+	// Arm is a word that a command has to bring, against slips of the hand: it is
+	// no secret. For package edge. Empty: none.
+	Arm string `mapstructure:"arm"`
 }
 
 // Defaults of the configuration keys.
@@ -231,8 +280,9 @@ const (
 	DefaultTopic    = "modbus/{link}/{unit}/{tag}"
 	DefaultQoS      = 1
 
-	PayloadJSON = "json"
-	PayloadRaw  = "raw"
+	PayloadJSON  = "json"
+	PayloadRaw   = "raw"
+	PayloadGroup = "group"
 )
 
 // Limits of one read: Modbus §6.1 and §6.3.
@@ -241,9 +291,17 @@ const (
 	maxRegisters = 125
 )
 
+// Lifetime is how long a published sample of the tag is of use, 0 for ever.
+func (u *UnitConfig) Lifetime(t *TagConfig) time.Duration {
+	return time.Duration(u.ExpireAfter) * max(t.Interval, t.MinInterval, t.MaxInterval)
+}
+
 // SetDefaults fills everything that was left out, except what has no default.
 // It changes c in place and may be called again.
 func (c *Config) SetDefaults() {
+	if c.Server != nil {
+		c.Server.setDefaults()
+	}
 	for i := range c.Links {
 		l := &c.Links[i]
 		setDefault(&l.Timeout, DefaultTimeout)

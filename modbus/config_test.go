@@ -115,14 +115,14 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 		{"unknown type", edit(func(t *TagConfig) { t.Type = "real" }), tag + ".type: \"real\" is not known"},
 		{"float coil", edit(func(t *TagConfig) { t.Register = "coil"; t.Type = "float32" }), tag + ".type: a coil is one bit"},
 		{"unknown order", edit(func(t *TagConfig) { t.Order = "ACBD" }), tag + ".order: \"ACBD\" is not known"},
-		{"string without count", edit(func(t *TagConfig) { t.Type = "string" }), tag + ".count: 0: a string needs"},
+		{"string without count", edit(func(t *TagConfig) { t.Type = "string" }), tag + ".count: 0: a string or bytes need"},
 		{"count of a number", edit(func(t *TagConfig) { t.Count = 2 }), tag + ".count: only a string"},
 		{"count above the unit's maximum", func(c *Config) {
 			c.Links[0].Units[0].MaxRegisters = 16
 			c.Links[0].Units[0].Tags[0].Type, c.Links[0].Units[0].Tags[0].Count = "string", 20
 		}, tag + ".count: the value has 20 registers"},
 		{"bit 16", edit(func(t *TagConfig) { t.Bit = new(16) }), tag + ".bit: 16 is out of range"},
-		{"bit of a float", edit(func(t *TagConfig) { t.Bit = new(1); t.Type = "float32" }), tag + ".bit: one bit of a register is a bool"},
+		{"bit of a float", edit(func(t *TagConfig) { t.Bit = new(1); t.Type = "float32" }), tag + ".bit: the bits of a register are"},
 		{"bit of a coil", edit(func(t *TagConfig) { t.Register = "coil"; t.Bit = new(1) }), tag + ".bit: a coil is a bit already"},
 		{"scale 0", edit(func(t *TagConfig) { t.Scale = new(0.0) }), tag + ".scale: 0 would"},
 		{"scaled bool", edit(func(t *TagConfig) { t.Type = "bool"; t.Scale = new(2.0) }), tag + ".scale: only numbers"},
@@ -134,7 +134,6 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 		{"max_interval", edit(func(t *TagConfig) { t.MinInterval = time.Minute; t.MaxInterval = time.Second }), tag + ".max_interval: 1s is shorter"},
 		{"qos", edit(func(t *TagConfig) { t.QoS = new(3) }), tag + ".qos: 3 is out of range"},
 		{"writable input", edit(func(t *TagConfig) { t.Register = "input"; t.Writable = true }), tag + ".writable: the input table"},
-		{"writable half register", edit(func(t *TagConfig) { t.Type = "int8"; t.Writable = true }), tag + ".writable: int8 is half"},
 		{"min above max", edit(func(t *TagConfig) { t.Writable = true; t.Min, t.Max = new(2.0), new(1.0) }), tag + ".min: min 2 is greater than max 1"},
 		{"limits of what is not written", edit(func(t *TagConfig) { t.Min = new(2.0) }), tag + ".min: min and max limit writes"},
 	}

@@ -11,6 +11,7 @@
 //     answer is discarded, whatever the transport.
 //   - A failed read is a [Sample] with quality bad and an error; the last good
 //     value is never repeated as if it were new.
+//   - A value that has not been read for more than two intervals becomes stale.
 //   - A device that is dead, slow or talks nonsense costs its neighbours on
 //     the same link a bounded share of the link's time.
 //   - One unreadable register does not take the others of its block with it.
@@ -19,7 +20,9 @@
 //   - Every deadline of the schedule is met or counted as missed. Reads keep
 //     their phase, or, when they are aligned to the clock on the wall, its.
 //   - Only tags marked writable are written, within their limits, and every
-//     write is read back.
+//     write is read back. Who asks by hand ([Poller.Ask]) may write anything.
+//   - A [TagServer] serves a value only while it is good and of now; all else is
+//     an exception.
 //
 // Statements cited as "Modbus §n" are those of the MODBUS Application Protocol
 // Specification V1.1b3, "Modbus serial §n" those of MODBUS over Serial Line
@@ -33,8 +36,10 @@
 //     between is not told from one that answers the next request of equal length.
 //     Doubled frames without a pause are. Nor is one that answers its requests
 //     in another order than it got them, or later than ten timeouts.
-//   - A bit of a register in a device without function 22 is written by writing
-//     the whole register as it was read just before.
+//   - A part of a register in a device without function 22 is written, with
+//     read_modify_write, by writing the whole register as it was read just before.
+//   - The total of a counter with roll-over begins anew at every start, and
+//     misses what a counter does in an outage beyond one roll-over.
 //   - A counter that the device changes between two registers of one answer
 //     arrives torn; no client can see that.
 //
@@ -42,20 +47,21 @@
 //
 // [Poller.Run] starts one goroutine per connection. It owns the connection or
 // port, the read plan and the state of the units that share it; nobody else
-// touches them. [Poller.Write] and [Poller.ReadNow] hand what they want to that
+// touches them. [Poller.Write], [Poller.ReadNow] and [Poller.Ask] hand what they want to that
 // goroutine, which does it between two reads. The methods of [Sink] are called
 // from these goroutines, several at a time for several links. Run returns when
 // all of them are gone.
 //
 // A [Client] has no goroutine: its requests are made by whoever calls it, one at
 // a time. A [Simulator] has one for each connection and one that moves the
-// values.
+// values, a [TagServer] one for each connection.
 //
 // # Locks
 //
 // Each transport has one mutex, held only to exchange the open connection so
 // that the end of Run can close it under a blocked read. The statistics are
-// atomic. A Simulator's lock is taken before that of a [Server]; no others ever
+// atomic. A Simulator's lock is taken before that of a [Server], and each tag of a
+// [TagServer] has one for its last sample; no others ever
 // nest.
 //
 // # Errors

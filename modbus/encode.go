@@ -15,7 +15,7 @@ func (t *tag) encode(value any) ([]byte, error) {
 	r := &t.register
 	if text, ok := value.(string); ok && r.enum != nil {
 		if raw, ok := r.rawOfText(text); ok {
-			return r.words(raw), nil
+			return r.encoded(raw), nil
 		}
 	}
 	switch r.kind {
@@ -24,9 +24,13 @@ func (t *tag) encode(value any) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		return r.words(bit(on)), nil
+		return r.encoded(bit(on)), nil
 	case typeString:
 		return r.encodeString(value)
+	case typeBytes:
+		return r.encodeBytes(value)
+	case typeUnix:
+		value = unixSeconds(value)
 	}
 	text, err := asNumber(value)
 	if err != nil {
@@ -39,7 +43,10 @@ func (t *tag) encode(value any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.words(raw), nil
+	if _, known := r.enum[raw]; r.enum != nil && !known {
+		return nil, refuse("%s has no text in enum", text)
+	}
+	return r.encoded(raw), nil
 }
 
 // same reports whether data, read back, holds what words, from encode, asked
@@ -51,14 +58,19 @@ func (t *tag) same(words, data []byte) bool {
 		return data[0]&1 == words[0]
 	case r.kind == typeBool && r.bit != noBit:
 		return r.rawBits(data)>>r.bit&1 == uint64(words[0])
+	case r.part():
+		return r.rawBits(data) == r.rawBits(words)
 	}
 	return bytes.Equal(words, data)
 }
 
-// words returns what is written for a raw number. For bools the number is the
+// encoded returns what is written for a raw number. For bools the number is the
 // value, before inversion.
-func (r *register) words(raw uint64) []byte {
+func (r *register) encoded(raw uint64) []byte {
 	if r.kind != typeBool {
+		if r.part() {
+			raw = raw & (1<<r.size - 1) << r.shift
+		}
 		return r.putWords(raw)
 	}
 	if r.invert {
@@ -138,6 +150,17 @@ func (t *tag) checkLimits(text string) error {
 	if high := t.config.Max; high != nil && v > *high {
 		return refuse("%s is more than the maximum %v", text, *high)
 	}
+	if step := t.config.Step; step > 0 {
+		begin := 0.0
+		if t.config.Min != nil {
+			begin = *t.config.Min
+		}
+		steps := (v - begin) / step
+		// Binary fractions are seldom exact: 0.3 is three steps of 0.1.
+		if math.Abs(steps-math.Round(steps)) > 1e-9*max(1, math.Abs(steps)) {
+			return refuse("%s is between two steps of %v from %v on", text, step, begin)
+		}
+	}
 	return nil
 }
 
@@ -173,7 +196,7 @@ func (r *register) rawOfInteger(text string) (raw uint64, ok bool) {
 		return uint64(n), err == nil
 	}
 	n, err := strconv.ParseUint(text, 10, r.size)
-	if err != nil {
+	if err != nil || r.kind == typeUnix && n > lastUnix {
 		return 0, false
 	}
 	if r.kind == typeBCD {
@@ -184,12 +207,8 @@ func (r *register) rawOfInteger(text string) (raw uint64, ok bool) {
 }
 
 func (r *register) rawOfFloat(f float64) (uint64, error) {
-	if r.size == 32 {
-		if g := float32(f); !math.IsInf(float64(g), 0) {
-			return uint64(math.Float32bits(g)), nil
-		}
-	} else if finite(f) {
-		return math.Float64bits(f), nil
+	if raw := floatBits(f, r.size); finite(bitsFloat(raw, r.size)) {
+		return raw, nil
 	}
 	return 0, refuse("%v does not fit %s", f, r.describe())
 }
@@ -201,7 +220,7 @@ func (r *register) describe() string {
 			return name
 		}
 	}
-	return "the register"
+	return fmt.Sprintf("%d bits", r.size)
 }
 
 // encodeString fills the rest of the registers with NULs.
@@ -213,6 +232,10 @@ func (r *register) encodeString(value any) ([]byte, error) {
 	room := 2 * r.width
 	if r.charPerRegister {
 		room = r.width
+	}
+	text, err := r.encodeText(text)
+	if err != nil {
+		return nil, err
 	}
 	if len(text) > room {
 		return nil, refuse("the text has %d bytes, the registers hold %d", len(text), room)

@@ -46,7 +46,8 @@ type link struct {
 	tell     func(LearnedUnit) // nil: nobody wants to know
 	client   *client
 	units    []*unit
-	commands chan *command
+	commands chan task
+	asking   chan struct{} // taken by the one who asks by hand
 	demands  chan demand
 	wall     func(now time.Time) time.Time // the time that clocks on the wall show
 	aligns   bool                          // some tag is aligned to it
@@ -61,6 +62,7 @@ type link struct {
 	probesAt time.Time // no unit that does not answer is asked before
 	wrote    bool      // the last request was a write: a read is next
 	flights  []flight  // the oldest first
+	staleAt  time.Time // when to look for stale values again
 	lost     int       // connections lost with flights, in a row
 	heard    tally     // of the transport, when a request was last counted
 
@@ -121,8 +123,12 @@ func (l *link) run(ctx context.Context) {
 	l.recall()
 }
 
-// execute runs a command when no read is in flight any more.
-func (l *link) execute(ctx context.Context, c *command) {
+// task is something that the link does between two reads because somebody wants
+// it: a command, or a request by hand.
+type task interface{ execute(ctx context.Context) }
+
+// execute runs a task when no read is in flight any more.
+func (l *link) execute(ctx context.Context, c task) {
 	for len(l.flights) > 0 {
 		l.land(ctx)
 	}
@@ -160,6 +166,7 @@ func (l *link) step(ctx context.Context, timer *time.Timer) bool {
 		return l.stepDown(ctx, now, timer)
 	}
 	l.watchClock(now)
+	l.watchStale(now)
 	for len(l.demands) > 0 {
 		(<-l.demands).onDemand(now)
 	}
@@ -255,6 +262,9 @@ func (l *link) nextRead(now time.Time) (best candidate) {
 					continue
 				}
 				due := b.due()
+				if best.unit != nil && due.After(best.at) && due.After(best.rank) {
+					continue // of hundreds of reads most are worse: or would say so too, but slowly
+				}
 				c := candidate{u, b, due, due, due}
 				if u.state == "" { // never heard of
 					c.rank = later(due, l.probesAt)
@@ -343,6 +353,7 @@ func (l *link) outcome(ctx context.Context, u *unit, b *block, data []byte, err 
 
 // deliver passes the values of a block on.
 func (l *link) deliver(u *unit, b *block, data []byte, now time.Time) {
+	b.stale = false
 	l.batch = l.batch[:0]
 	for _, t := range b.tags {
 		s := Sample{Link: l.config, Unit: u.config, Tag: t.config, Time: now}
@@ -358,7 +369,11 @@ func (t *tag) decode(data []byte, offset int) (Value, Quality, error) {
 	if t.register.table.bits() {
 		return t.register.decodeBit(data[offset/8]>>(offset%8)&1 != 0)
 	}
-	return t.register.decode(data[2*offset : 2*(offset+t.register.width)])
+	words := data[2*offset : 2*(offset+t.register.width)]
+	if t.config.Counter {
+		return t.decodeTotal(words)
+	}
+	return t.register.decode(words)
 }
 
 // deliverBad passes on that tags could not be read.
@@ -372,6 +387,9 @@ func (l *link) deliverBad(u *unit, tags []*tag, err error, now time.Time) {
 
 // add appends s to the batch unless the thinning of t holds it back.
 func (l *link) add(t *tag, s Sample) {
+	for _, served := range t.served {
+		served.keep(&s)
+	}
 	if !t.thinning.passes(&s, &t.last) {
 		return
 	}

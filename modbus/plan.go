@@ -12,9 +12,12 @@ type tag struct {
 	config   *TagConfig
 	register register
 	thinning thinning
+	served   []*servedTag // who wants every sample, also those that are held back
 
 	// Owned by the goroutine of the link.
-	last thinned
+	last  thinned
+	total total     // of a counter
+	wrote time.Time // when it was last written; zero: never
 }
 
 // span is what one read asks for.
@@ -39,6 +42,7 @@ type block struct {
 	err   error         // of the last read; nil after a good one
 	hole  bool          // the device refuses the address: read rarely
 	mute  int           // reads in a row without an answer
+	stale bool          // it has been said that its values are
 
 	damaged int // answers in a row that came damaged
 

@@ -18,15 +18,21 @@ const (
 	Uncertain
 	// Good: the value the device gave in answer to this read.
 	Good
+	// Stale: there is no value, because none has been read for more than two
+	// intervals, although no read failed; Err says why.
+	Stale
 )
 
-// String returns the word used in payloads: good, uncertain or bad.
+// String returns the word used in payloads: good, uncertain, stale
+// or bad.
 func (q Quality) String() string {
 	switch q {
 	case Good:
 		return "good"
 	case Uncertain:
 		return "uncertain"
+	case Stale:
+		return "stale"
 	}
 	return "bad"
 }
@@ -135,7 +141,8 @@ func newLink(cfg *LinkConfig, c *client) *link {
 	l := &link{
 		config:   cfg,
 		client:   c,
-		commands: make(chan *command),
+		commands: make(chan task),
+		asking:   make(chan struct{}, 1),
 		demands:  make(chan demand, maxDemands),
 		wall:     wallClock,
 		done:     make(chan struct{}),

@@ -65,7 +65,7 @@ func (r *rig) noWrongValue(t *testing.T) (good int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range r.samples {
-		if s.Quality == modbus.Bad {
+		if s.Quality == modbus.Bad || s.Quality == modbus.Stale {
 			continue
 		}
 		good++

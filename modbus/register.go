@@ -2,13 +2,13 @@ package modbus
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 )
 
 // Table is one of the four tables of the Modbus data model: Modbus §4.3.
@@ -40,30 +40,45 @@ const (
 	typeFloat
 	typeBCD
 	typeString
+	typeBytes
+	typeUnix     // seconds since 1970
+	typeDateTime // six registers: year to second
+	typeFlags    // named bits
 )
 
-// noBit stands for a register tag that is not a single bit.
-const noBit = -1
+const (
+	noBit  = -1 // the tag is not a single bit
+	noWord = -1 // there is no scale register
+)
 
 // register is a tag made ready: where its words are and what they mean. It is
 // immutable.
 type register struct {
 	table   Table
-	address int
-	width   int // registers, or 1 for a coil or discrete input
+	address int // of the first register that is read
+	width   int // registers that are read, or 1 for a coil or discrete input
 	kind    dataType
-	size    int // significant bits of a number: 8, 16, 32 or 64
+	size    int // significant bits of a number: 1 to 16, 32 or 64
 	bit     int // 0 to 15, or noBit
+	shift   int // where in its register a number of fewer than 16 bits begins
+
+	// With a scale register more is read than the value.
+	first    int // of the words of the value
+	words    int // of the value
+	exponent int // the word that holds the power of ten, or noWord
 
 	swapWords       bool
 	swapBytes       bool
 	charPerRegister bool
+	encoding        string // of a string: "" tells UTF-8 and Latin-1 apart
 	invert          bool
 
 	scale, offset float64
 	decimals      int               // decimal places that scale and offset can add
 	invalid       []uint64          // as decode sees them: sign-extended, BCD not undone
 	enum          map[uint64]string // likewise; 0 and 1 of a bool
+	flags         []flag            // by bit
+	clamp         []float64         // least and most; nil: no limits
 }
 
 // end is the first address behind the register.
@@ -91,8 +106,13 @@ func (r *register) decode(words []byte) (Value, Quality, error) {
 	if len(words) != 2*r.width {
 		panic("BUG: modbus: decode was given " + strconv.Itoa(len(words)) + " bytes")
 	}
-	if r.kind == typeString {
-		return TextValue(r.decodeString(words)), Good, nil
+	switch r.kind {
+	case typeString:
+		return r.decodeString(words)
+	case typeBytes:
+		return TextValue(hex.EncodeToString(r.inOrder(words))), Good, nil
+	case typeDateTime:
+		return r.decodeDateTime(words)
 	}
 	raw := r.rawBits(words)
 	if r.kind == typeBool {
@@ -105,12 +125,20 @@ func (r *register) decode(words []byte) (Value, Quality, error) {
 		raw = signExtend(raw, r.size)
 	}
 	if slices.Contains(r.invalid, raw) {
-		return Value{}, Bad, errors.New("the device says it has no value")
+		return Value{}, Bad, errNoValue
+	}
+	power, err := r.power(words)
+	if err != nil {
+		return Value{}, Bad, err
 	}
 	number := raw
 	switch r.kind {
 	case typeFloat:
-		return r.decodeFloat(raw)
+		return r.decodeFloat(raw, power)
+	case typeUnix:
+		return decodeUnix(raw)
+	case typeFlags:
+		return r.decodeFlags(raw), Good, nil
 	case typeBCD:
 		var ok bool
 		if number, ok = fromBCD(raw); !ok {
@@ -118,24 +146,26 @@ func (r *register) decode(words []byte) (Value, Quality, error) {
 		}
 	}
 	if r.enum != nil {
-		return r.enumValue(raw, r.integerValue(number))
+		return r.enumValue(raw, r.integerValue(number, 0))
 	}
-	return r.integerValue(number), Good, nil
+	return r.clamped(r.integerValue(number, power))
 }
 
-// rawBits returns the number in the words with the word and byte order undone,
-// zero-extended.
+var errNoValue = errors.New("the device says it has no value")
+
+// rawBits returns the number in the words that were read, with the word and byte
+// order undone, zero-extended.
 func (r *register) rawBits(words []byte) uint64 {
 	var raw uint64
-	for i := range r.width {
+	for i := range r.words {
 		at := i
 		if r.swapWords {
-			at = r.width - 1 - i
+			at = r.words - 1 - i
 		}
-		raw = raw<<16 | uint64(r.word(words, at))
+		raw = raw<<16 | uint64(r.word(words, r.first+at))
 	}
-	if r.size == 8 {
-		raw &= 0xff
+	if r.size < 16 {
+		raw = raw >> r.shift & (1<<r.size - 1)
 	}
 	return raw
 }
@@ -148,26 +178,24 @@ func (r *register) word(words []byte, i int) uint16 {
 	return binary.BigEndian.Uint16(words[2*i:])
 }
 
-// integerValue applies scale and offset to an integer. Without them it is exact
-// at any size.
-func (r *register) integerValue(raw uint64) Value {
+// integerValue applies scale, power of ten and offset to an integer. Without
+// them it is exact at any size.
+func (r *register) integerValue(raw uint64, power int) Value {
+	scaled := r.scaled() || power != 0
 	switch {
-	case !r.scaled() && r.kind == typeInt:
+	case !scaled && r.kind == typeInt:
 		return IntValue(int64(raw))
-	case !r.scaled():
+	case !scaled:
 		return UintValue(raw)
 	case r.kind == typeInt:
-		return FloatValue(r.engineering(float64(int64(raw)), 0))
+		return FloatValue(r.engineering(float64(int64(raw)), 0, power))
 	}
-	return FloatValue(r.engineering(float64(raw), 0))
+	return FloatValue(r.engineering(float64(raw), 0, power))
 }
 
 // decodeFloat makes a value of the bits of a float.
-func (r *register) decodeFloat(raw uint64) (Value, Quality, error) {
-	f := math.Float64frombits(raw)
-	if r.size == 32 {
-		f = float64(math.Float32frombits(uint32(raw)))
-	}
+func (r *register) decodeFloat(raw uint64, power int) (Value, Quality, error) {
+	f := bitsFloat(raw, r.size)
 	switch {
 	case math.IsNaN(f):
 		return Value{}, Bad, errors.New("the device sent NaN")
@@ -176,26 +204,33 @@ func (r *register) decodeFloat(raw uint64) (Value, Quality, error) {
 	}
 	// The shortest decimal that names this float is what the device means: the
 	// float32 nearest to 0.1 is 0.1, not 0.10000000149011612.
-	shortest := strconv.FormatFloat(f, 'e', -1, r.size)
+	shortest := shortestFloat(f, r.size)
 	f, err := strconv.ParseFloat(shortest, 64)
 	if err != nil {
 		panic("BUG: modbus: a formatted float does not parse: " + shortest)
 	}
-	if r.scaled() {
-		f = r.engineering(f, decimalPlaces(shortest))
+	if r.scaled() || power != 0 {
+		f = r.engineering(f, decimalPlaces(shortest), power)
 		if math.IsInf(f, 0) {
 			return Value{}, Bad, errors.New("the scaled value is too large for a float64")
 		}
 	}
-	return FloatValue(f), Good, nil
+	return r.clamped(FloatValue(f))
 }
 
-// engineering applies scale and offset to raw, which has the given number of
-// decimal places. The exact result has no more places than raw and scale
-// together or offset have, so rounding to them undoes the error of binary
-// arithmetic: 215 × 0.1 is 21.5.
-func (r *register) engineering(raw float64, places int) float64 {
-	v := raw*r.scale + r.offset
+// engineering applies scale, power of ten and offset to raw, which has the given
+// number of decimal places. The exact result has no more places than raw, scale
+// and power together or offset have, so rounding to them undoes the error of
+// binary arithmetic: 215 × 0.1 is 21.5.
+func (r *register) engineering(raw float64, places, power int) float64 {
+	v := raw * r.scale
+	if power < 0 {
+		v /= math.Pow10(-power) // a negative power would be inexact
+		places -= power
+	} else {
+		v *= math.Pow10(power)
+	}
+	v += r.offset
 	places += r.decimals
 	// Beyond 17 significant digits a float64 has nothing to round.
 	if math.IsInf(v, 0) || places > 300 {
@@ -228,38 +263,13 @@ func (r *register) enumValue(raw uint64, number Value) (Value, Quality, error) {
 	return number, Uncertain, fmt.Errorf("no text for %v in enum", number)
 }
 
-// decodeString cuts the text at the first NUL, drops the spaces that pad it and
-// takes what is not UTF-8 for Latin-1.
-func (r *register) decodeString(words []byte) string {
-	chars := make([]byte, 0, len(words))
-	for i := range r.width {
-		w := r.word(words, i)
-		if !r.charPerRegister {
-			chars = append(chars, byte(w>>8))
-		}
-		chars = append(chars, byte(w))
-	}
-	if i := slices.Index(chars, 0); i >= 0 {
-		chars = chars[:i]
-	}
-	text := strings.TrimRight(string(chars), " ")
-	if utf8.ValidString(text) {
-		return text
-	}
-	runes := make([]rune, 0, len(text))
-	for i := range len(text) {
-		runes = append(runes, rune(text[i]))
-	}
-	return string(runes)
-}
-
 // putWords stores a raw number as words in the order of the device.
 func (r *register) putWords(raw uint64) []byte {
-	words := make([]byte, 2*r.width)
-	for i := r.width - 1; i >= 0; i-- {
+	words := make([]byte, 2*r.words)
+	for i := r.words - 1; i >= 0; i-- {
 		at := i
 		if r.swapWords {
-			at = r.width - 1 - i
+			at = r.words - 1 - i
 		}
 		r.putWord(words, at, uint16(raw))
 		raw >>= 16

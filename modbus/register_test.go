@@ -219,10 +219,14 @@ func FuzzDecode(f *testing.F) {
 	f.Add("uint64", "DCBA", 1.0, 0.0, []byte{1, 2, 3, 4, 5, 6, 7, 8})
 	f.Add("bcd32", "ABCD", 1e-9, 0.0, []byte{0x12, 0x34, 0x56, 0x78})
 	f.Add("string", "BADC", 1.0, 0.0, []byte{0xff, 0, 0x41, 0x42})
+	f.Add("float16", "BADC", 0.01, 0.0, []byte{0x60, 0x4d})
+	f.Add("unix64", "CDAB", 1.0, 0.0, []byte{0, 0, 0x69, 0x23, 0, 0, 0, 0})
+	f.Add("datetime", "ABCD", 1.0, 0.0, []byte{7, 0xea, 0, 2, 0, 28, 0, 23, 0, 59, 0, 0})
+	f.Add("bytes", "BADC", 1.0, 0.0, []byte{0xff, 0, 0x41, 0x42})
 	f.Add("float64", "ABCD", 1e-300, 1e300, []byte{0x7f, 0xef, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, typ, order string, scale, offset float64, words []byte) {
 		cfg := TagConfig{Register: "holding", Address: new(0), Type: typ, Order: order, Scale: &scale, Offset: offset}
-		if typ == "string" {
+		if typ == "string" || typ == "bytes" {
 			cfg.Count, cfg.Scale, cfg.Offset = len(words)/2, nil, 0
 		}
 		valid := true

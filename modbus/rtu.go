@@ -362,6 +362,9 @@ type rtuAnswer struct {
 	read           bool    // functions 1 to 4
 	start          [8]byte // what the frame begins with, begins bytes of it
 	begins         int
+	// measure tells how long the frame is that buf begins, len(buf)+1 while it
+	// cannot be known, when not its request says that; else nil.
+	measure func(buf []byte) int
 }
 
 // answerTo returns what answers an encoded request: Modbus §6.
@@ -382,6 +385,12 @@ func answerTo(request []byte) rtuAnswer {
 	case 22: // address and both masks come back
 		a.length = 10
 		a.begin(request[:8]...)
+	case reportServerID:
+		a.length, a.measure = rtuFrameSize, serverIDLength
+		a.begin(a.unit, a.function)
+	case encapsulated: // the kind and the read code come back
+		a.length, a.measure = rtuFrameSize, identificationLength
+		a.begin(request[:4]...)
 	default:
 		panic(fmt.Sprintf("BUG: modbus: RTU answer to function %d is not known", a.function))
 	}
@@ -427,8 +436,14 @@ func (a *rtuAnswer) candidate(buf []byte) int {
 		return rtuExceptionSize
 	}
 	n := min(len(buf), a.begins)
-	if bytes.Equal(buf[:n], a.start[:n]) {
+	if !bytes.Equal(buf[:n], a.start[:n]) {
+		return 0
+	}
+	if a.measure == nil {
 		return a.length
+	}
+	if length := a.measure(buf); length <= rtuFrameSize {
+		return length
 	}
 	return 0
 }

@@ -116,28 +116,28 @@ func (m *movement) at(elapsed time.Duration) []byte {
 	switch {
 	case r.kind == typeString:
 		return m.text()
+	case r.kind == typeBytes || r.kind == typeDateTime:
+		return make([]byte, 2*r.width)
 	case len(r.enum) > 0:
 		keys := make([]uint64, 0, len(r.enum))
 		for raw := range r.enum {
 			keys = append(keys, raw)
 		}
 		slices.Sort(keys)
-		return r.words(keys[int(turn*float64(len(keys)))%len(keys)])
+		return r.encoded(keys[int(turn*float64(len(keys)))%len(keys)])
 	case r.kind == typeBool:
-		return r.words(bit(wave >= 0))
-	case r.kind == typeFloat && r.size == 32:
-		return r.words(uint64(math.Float32bits(float32(math.Round((50+20*wave)*100) / 100))))
+		return r.encoded(bit(wave >= 0))
 	case r.kind == typeFloat:
-		return r.words(math.Float64bits(math.Round((50+20*wave)*100) / 100))
+		return r.encoded(floatBits(math.Round((50+20*wave)*100)/100, r.size))
 	}
 	raw := uint64(500 + 200*wave)
-	if r.size == 8 {
-		raw = uint64(50 + 20*wave)
+	if r.size < 16 {
+		raw = uint64(50+20*wave) & (1<<r.size - 1)
 	}
 	if r.kind == typeBCD {
 		raw = toBCD(raw)
 	}
-	return r.words(raw)
+	return r.encoded(raw)
 }
 
 // text is the name of the tag, as much of it as fits.
@@ -156,22 +156,15 @@ func (s *simulated) put(m *movement, words []byte) {
 	switch {
 	case r.table.bits():
 		s.server.SetBit(r.table, address, words[0] != 0)
-	case r.bit != noBit:
-		which := uint16(1) << r.bit
-		if r.swapBytes {
-			which = which<<8 | which>>8
-		}
-		word := s.server.Register(r.table, address) &^ which
-		if words[0] != 0 {
-			word |= which
-		}
-		s.server.SetRegister(r.table, address, word)
+	case r.part():
+		change := r.mask(words)
+		s.server.SetRegister(r.table, address, s.server.Register(r.table, address)&change.keep|change.set)
 	default:
-		values := make([]uint16, r.width)
+		values := make([]uint16, len(words)/2)
 		for i := range values {
 			values[i] = binary.BigEndian.Uint16(words[2*i:])
 		}
-		s.server.SetRegisters(r.table, address, values...)
+		s.server.SetRegisters(r.table, address+uint16(r.first), values...)
 	}
 }
 

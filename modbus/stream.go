@@ -145,7 +145,7 @@ type peer struct {
 
 	// Owned by the caller of hungUp.
 	closed bool
-	one    [1]byte
+	poll   [1]unix.PollFd
 }
 
 // newPeer returns the peer of s, nil when nothing can be known of it.
@@ -163,9 +163,9 @@ func newPeer(s stream) *peer {
 	}
 	p := &peer{raw: raw}
 	p.look = func(fd uintptr) {
-		n, _, err := unix.Recvfrom(int(fd), p.one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		waiting := errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR)
-		p.closed = n <= 0 && !waiting
+		p.poll[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLRDHUP}
+		n, err := unix.Poll(p.poll[:], 0)
+		p.closed = err == nil && n > 0 // nothing but an end or an error was asked for
 	}
 	return p
 }

@@ -38,6 +38,9 @@ func (c *Config) Validate(report func(path, problem string)) {
 			l.validateLoad(at)
 		}
 	}
+	if c.Server != nil {
+		c.Server.validate(scope{"server", report}, c.Links)
+	}
 }
 
 // validateLoad refuses what a serial line cannot carry even if every device
@@ -116,7 +119,8 @@ func (u *UnitConfig) validate(at scope, serial bool) {
 	at.between("max_registers", u.MaxRegisters, 1, maxRegisters)
 	at.between("max_bits", u.MaxBits, 1, maxBits)
 	at.between("max_gap", u.MaxGap, 0, maxBits)
-	at.oneOf("payload", u.Payload, PayloadJSON, PayloadRaw)
+	at.oneOf("payload", u.Payload, PayloadJSON, PayloadRaw, PayloadGroup)
+	at.between("expire_after", u.ExpireAfter, 0, 1000)
 	at.qos(u.QoS)
 	if len(u.Tags) == 0 {
 		at.problem("tags", "missing: a unit without tags is not read")
@@ -149,6 +153,9 @@ func (s scope) qos(qos *int) {
 
 func (t *TagConfig) validate(at scope, u *UnitConfig) {
 	r := t.compile(at)
+	if t.Counter && ((r.kind != typeUint && r.kind != typeBCD) || r.size == 64 || r.enum != nil || r.exponent != noWord) {
+		at.problem("counter", "only a uint8, uint16, uint32, bcd16 or bcd32 without enum and scale_register rolls over")
+	}
 	if most := u.MaxRegisters; !r.table.bits() && r.width > most {
 		at.problem("count", "the value has %d registers, but max_registers of the unit is %d: a value is never read in two parts", r.width, most)
 	}
@@ -164,10 +171,19 @@ func (t *TagConfig) validate(at scope, u *UnitConfig) {
 	}
 	if _, err := parseDeadband(t.Deadband); err != nil {
 		at.problem("deadband", "%v", err)
-	} else if t.Deadband != "" && (r.kind == typeBool || r.kind == typeString || r.enum != nil) {
+	} else if t.Deadband != "" && (!r.numeric() || r.enum != nil) {
 		at.problem("deadband", "only numbers have a deadband: use on_change")
 	}
 	at.qos(t.QoS)
+	if u.Payload == PayloadGroup && t.QoS != nil && u.QoS != nil && *t.QoS != *u.QoS {
+		at.problem("qos", "the unit publishes groups, of which only it has a qos")
+	}
+	if u.Payload == PayloadGroup && t.Retain != nil && *t.Retain {
+		at.problem("retain", "a group has only the values of one read: retained, it would hide those of the others")
+	}
+	if u.ExpireAfter > 0 && t.MaxInterval == 0 && (t.OnChange || t.Deadband != "") {
+		at.problem("max_interval", "missing: with expire_after a value that does not change has to be published again before it expires")
+	}
 	t.validateWrite(at, r)
 }
 
@@ -176,15 +192,25 @@ func (t *TagConfig) validateWrite(at scope, r register) {
 		switch {
 		case r.table == DiscreteInput || r.table == InputRegister:
 			at.problem("writable", "the %s table cannot be written: only coils and holding registers can", r.table)
-		case r.size == 8:
-			at.problem("writable", "%s is half a register: writing it would overwrite the other half", t.Type)
+		case r.kind == typeFlags || r.kind == typeDateTime:
+			at.problem("writable", "this kind of value can only be read")
+		case r.exponent != noWord:
+			at.problem("writable", "a value with a scale_register cannot be written: its scale may change meanwhile")
+		case t.Counter:
+			at.problem("writable", "a counter with roll-over cannot be written")
 		}
 	}
 	if (t.Min != nil || t.Max != nil) && !t.Writable {
 		at.problem("min", "min and max limit writes, but the tag is not writable")
 	}
-	if (t.Min != nil || t.Max != nil) && (r.kind == typeBool || r.kind == typeString) {
+	if (t.Min != nil || t.Max != nil) && !r.numeric() {
 		at.problem("min", "only numbers have min and max")
+	}
+	if (t.Step != 0 || t.WriteInterval != 0 || t.Arm != "") && !t.Writable {
+		at.problem("writable", "step, write_interval and arm restrict writes, but the tag is not writable")
+	}
+	if t.Step < 0 || !finite(t.Step) || t.Step != 0 && (!r.numeric() || r.enum != nil) {
+		at.problem("step", "only a number without enum has a step, which is positive")
 	}
 	if t.Min != nil && t.Max != nil && *t.Min > *t.Max {
 		at.problem("min", "min %v is greater than max %v", *t.Min, *t.Max)

@@ -17,6 +17,7 @@ const (
 	Uint
 	Float
 	Text
+	Object // named bits
 )
 
 // Value is the decoded value of a tag. The zero Value is null. Values are
@@ -57,14 +58,17 @@ func FloatValue(f float64) Value {
 // TextValue returns a Value of kind Text.
 func TextValue(s string) Value { return Value{kind: Text, text: s} }
 
+// ObjectValue returns a Value of kind Object; object is the text of a JSON object.
+func ObjectValue(object string) Value { return Value{kind: Object, text: object} }
+
 // Kind tells what the value is.
 func (v Value) Kind() Kind { return v.kind }
 
 // IsNull reports whether there is no value.
 func (v Value) IsNull() bool { return v.kind == Null }
 
-// Number returns the value as a float64; ok is false for null and text. A bool
-// is 0 or 1. Integers beyond ±2^53 are rounded.
+// Number returns the value as a float64; ok is false for null, text and
+// objects. A bool is 0 or 1. Integers beyond ±2^53 are rounded.
 func (v Value) Number() (f float64, ok bool) {
 	switch v.kind {
 	case Bool, Uint:
@@ -78,7 +82,7 @@ func (v Value) Number() (f float64, ok bool) {
 }
 
 // AppendText appends the value as plain text: 21.5, true, running; null for
-// null.
+// null, and of an object its JSON.
 func (v Value) AppendText(dst []byte) []byte {
 	switch v.kind {
 	case Bool:
@@ -89,7 +93,7 @@ func (v Value) AppendText(dst []byte) []byte {
 		return strconv.AppendUint(dst, v.bits, 10)
 	case Float:
 		return appendFloat(dst, math.Float64frombits(v.bits))
-	case Text:
+	case Text, Object:
 		return append(dst, v.text...)
 	}
 	return append(dst, "null"...)

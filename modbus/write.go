@@ -1,7 +1,6 @@
 package modbus
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -43,20 +42,26 @@ func (p *Poller) Write(ctx context.Context, link, unit, tag string, value any) (
 		c.result.Time = time.Now()
 		return c.result, refuse("tag %s is not writable", tag)
 	}
+	err := p.submit(c)
+	return c.result, err
+}
+
+// submit has the link of the command execute it.
+func (p *Poller) submit(c *command) error {
 	l := c.unit.link
 	select {
 	case l.commands <- c:
-	case <-ctx.Done():
+	case <-c.ctx.Done():
 		c.result.Time = time.Now()
-		return c.result, refuse("the command is too old: %v", context.Cause(ctx))
+		return refuse("the command is too old: %v", context.Cause(c.ctx))
 	case <-l.done:
 		c.result.Time = time.Now()
-		return c.result, refuse("the poller has stopped")
+		return refuse("the poller has stopped")
 	}
 	// The link answers every command it took, within a few timeouts. Leaving
 	// earlier would leave the caller without the outcome.
 	<-c.answered
-	return c.result, c.err
+	return c.err
 }
 
 func refuse(format string, args ...any) error {
@@ -100,6 +105,7 @@ type command struct {
 	unit  *unit
 	tag   *tag
 	value any
+	group []*setting // instead of tag and value
 
 	// Written by the goroutine of the link before it closes answered.
 	result        WriteResult
@@ -127,6 +133,12 @@ func (c *command) write(ctx context.Context) error {
 		return l.down
 	case u.failures >= offlineAfter:
 		return refuse("unit %s is offline since %s: %s", u.config.Name, u.since.Format(time.RFC3339), plain(u.reason))
+	case c.group != nil:
+		return c.writeGroup(ctx)
+	}
+	now := time.Now()
+	if err := t.mayWrite(now); err != nil {
+		return err
 	}
 	words, err := t.encode(c.value)
 	if err != nil {
@@ -138,14 +150,11 @@ func (c *command) write(ctx context.Context) error {
 		c.unread = err
 		return refuse("the value before it could not be read: %s", plain(err))
 	}
-	c.before, c.result.Before = before, c.decode(before)
+	c.before, c.result.Before = before, t.valueOf(before, 0)
+	t.wrote = now
 	err = c.send(ctx, before, words)
 	l.count(u, err)
-	if isException(err, acknowledge) || isException(err, gatewayTarget) {
-		// The device may be executing it. Not wrapped: it is no refusal.
-		return fmt.Errorf("modbus: written, with unknown effect: %s", plain(err))
-	}
-	if err != nil {
+	if err = outcomeOf(err); err != nil {
 		return err
 	}
 	after, err := c.read(ctx)
@@ -153,7 +162,7 @@ func (c *command) write(ctx context.Context) error {
 		// Not wrapped: that the reading was refused says nothing of the write.
 		return fmt.Errorf("modbus: written, but not read back: %s", plain(err))
 	}
-	c.after, c.result.After = after, c.decode(after)
+	c.after, c.result.After = after, t.valueOf(after, 0)
 	c.publish(after)
 	if !t.same(words, after) {
 		return fmt.Errorf("modbus: the device did not take the value: it reads back as %v", c.result.After)
@@ -161,20 +170,19 @@ func (c *command) write(ctx context.Context) error {
 	return nil
 }
 
+// outcomeOf turns the error of a write request into that of the command.
+func outcomeOf(err error) error {
+	if isException(err, acknowledge) || isException(err, gatewayTarget) {
+		// The device may be executing it. Not wrapped: it is no refusal.
+		return fmt.Errorf("modbus: written, with unknown effect: %s", plain(err))
+	}
+	return err
+}
+
 // read reads what belongs to the tag; the result is the caller's.
 func (c *command) read(ctx context.Context) ([]byte, error) {
 	r := &c.tag.register
-	data, err := c.unit.link.client.read(ctx, c.unit.id, span{r.table, r.address, r.width})
-	c.unit.link.count(c.unit, err)
-	return bytes.Clone(data), err
-}
-
-func (c *command) decode(data []byte) Value {
-	v, _, err := c.tag.decode(data, 0)
-	if err != nil && v.IsNull() {
-		return Value{} // before or after, the device may hold "no value"
-	}
-	return v
+	return c.readSpan(ctx, span{r.table, r.address, r.width})
 }
 
 // publish passes the value that was read back on, like any other reading.
@@ -194,8 +202,8 @@ func (c *command) send(ctx context.Context, before, words []byte) error {
 	switch {
 	case r.table == Coil:
 		return requests.writeCoil(ctx, u.id, r.address, words[0] != 0)
-	case r.bit != noBit:
-		return c.sendBit(ctx, before, words[0] != 0)
+	case r.part():
+		return c.sendMask(ctx, r.address, before, r.mask(words))
 	case r.width > 1:
 		return requests.writeRegisters(ctx, u.id, r.address, words)
 	}
@@ -205,30 +213,6 @@ func (c *command) send(ctx context.Context, before, words []byte) error {
 		return requests.writeRegisters(ctx, u.id, r.address, words)
 	}
 	return err
-}
-
-// sendBit changes one bit of a register: with function 22, which the device does
-// in one step, or else by writing back the register as it was just read, which
-// undoes what the device changed in between.
-func (c *command) sendBit(ctx context.Context, before []byte, on bool) error {
-	u, r := c.unit, &c.tag.register
-	which := uint16(1) << r.bit
-	if r.swapBytes {
-		which = which<<8 | which>>8
-	}
-	m := mask{keep: ^which}
-	if on {
-		m.set = which
-	}
-	if !u.noMask {
-		err := u.link.client.maskRegister(ctx, u.id, r.address, m)
-		if !isException(err, illegalFunction) {
-			return err
-		}
-		u.noMask = true
-	}
-	word := binary.BigEndian.Uint16(before)&m.keep | m.set
-	return u.link.client.writeRegister(ctx, u.id, r.address, word)
 }
 
 func isException(err error, code byte) bool {

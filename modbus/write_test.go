@@ -20,6 +20,8 @@ func writableTags() []modbus.TagConfig {
 		{Name: "flow", Register: "holding", Address: new(300), Type: "float32", Order: "CDAB"},
 		{Name: "pump", Register: "coil", Address: new(3)},
 		{Name: "valve", Register: "holding", Address: new(400), Bit: new(4)},
+		{Name: "high", Register: "holding", Address: new(401), Type: "int8", Byte: "high"},
+		{Name: "field", Register: "holding", Address: new(401), Bit: new(2), BitCount: 3, Order: "BADC"},
 		{Name: "mode", Register: "holding", Address: new(500), Enum: map[string]string{"0": "off", "3": "auto"}},
 	}
 	for i := range tags {
@@ -44,6 +46,8 @@ func TestWrite(t *testing.T) {
 			{"flow", 21.5, "0 21.5"},
 			{"pump", true, "false true"},
 			{"valve", true, "false true"},
+			{"high", -2, "0 -2"},
+			{"field", 5, "7 5"}, // in the byte just written
 			{"mode", "auto", "off auto"},
 		} {
 			result, err := r.poller.Write(r.ctx, "line", "plc", write.tag, write.value)
@@ -57,6 +61,9 @@ func TestWrite(t *testing.T) {
 		}
 		if got := slave.Image.Register(modbus.HoldingRegister, 400); got != 0xff10 {
 			t.Errorf("the bit's register is %#x; want the other bits untouched", got)
+		}
+		if got := slave.Image.Register(modbus.HoldingRegister, 401); got != 0xf600 {
+			t.Errorf("the register of byte and field is %#x", got)
 		}
 		if got := slave.Image.Register(modbus.HoldingRegister, 301); got != 0x41ac {
 			t.Errorf("the second word of the float is %#x", got)
@@ -197,10 +204,17 @@ func TestWriteToADeviceThatLacksFunctions(t *testing.T) {
 			}
 			return modbustest.Fault{}
 		}
-		r := start(t, tcp(unit("plc", 1, writableTags()...)), toTCP(slave))
+		device := unit("plc", 1, writableTags()...)
+		device.ReadModifyWrite = true
+		strict := unit("strict", 2, holding("whole", 1), modbus.TagConfig{Name: "valve", Register: "holding", Address: new(400), Bit: new(5), Writable: true})
+		r := start(t, tcp(device, strict), toTCP(slave))
 		pass(100 * time.Millisecond)
 		if _, err := r.poller.Write(r.ctx, "line", "plc", "setpoint", 7); err != nil {
 			t.Errorf("without function 6: %v", err)
+		}
+		_, err := r.poller.Write(r.ctx, "line", "strict", "valve", true)
+		if _, ok := errors.AsType[*modbus.ExceptionError](err); !ok || slave.Image.Register(modbus.HoldingRegister, 400) != 1 {
+			t.Errorf("without read_modify_write: %v", err)
 		}
 		if _, err := r.poller.Write(r.ctx, "line", "plc", "valve", true); err != nil {
 			t.Errorf("without function 22: %v", err)

@@ -54,10 +54,10 @@ func (s *session) setUser(c *Core, username string) {
 	}
 	s.username = username
 	s.accessSeq = c.appended
-	if len(s.subscriptions) == 0 {
+	if s.subscriptions.len() == 0 {
 		return
 	}
-	for _, sub := range s.subscriptions {
+	for sub := range s.subscriptions.all() {
 		sub.accessAsked = 0
 	}
 	c.router.generation++

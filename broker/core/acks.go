@@ -22,7 +22,13 @@ type ackQueue struct {
 	head    int
 }
 
-func (q *ackQueue) len() int { return len(q.waiting) - q.head }
+// len may be asked of a nil queue.
+func (q *ackQueue) len() int {
+	if q == nil {
+		return 0
+	}
+	return len(q.waiting) - q.head
+}
 
 func (q *ackQueue) push(a ack) {
 	if q.head > 0 && len(q.waiting) == cap(q.waiting) {
@@ -59,6 +65,9 @@ func (conn *Conn) answer(a ack) {
 	if conn.acks.len() == 0 && a.seq <= c.durable {
 		conn.sendAnswer(&a)
 		return
+	}
+	if conn.acks == nil {
+		conn.acks = &ackQueue{}
 	}
 	conn.acks.push(a)
 	if !conn.waiting {

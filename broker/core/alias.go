@@ -5,6 +5,12 @@ import "forebay/broker/packet"
 // The topic aliases that we set towards a client that allows them (3.3.2.3.4). They belong to one connection: what is
 // sent again on the next one has its topic again.
 
+// aliases are those of one connection, in both directions.
+type aliases struct {
+	theirs [][]byte // the topic of alias i+1 that the client has set; nil: not set
+	ours   aliasTable
+}
+
 // aliasTable is a fixed number of aliases. A topic has one place in it, by its hash, and takes it over when it comes
 // for the second time and the topic that has the place has not come in between: topics that come once are not worth
 // an alias, and two that alternate do not drive each other out.
@@ -62,7 +68,7 @@ func (t *aliasTable) set(topic []byte, alias uint16) {
 // [MQTT-3.3.2-11].
 func (conn *Conn) allowAliases(most uint16) {
 	if most > 0 {
-		conn.given.slots = make([]aliasSlot, min(most, maxAliases))
+		conn.aliases = &aliases{ours: aliasTable{make([]aliasSlot, min(most, maxAliases))}}
 	}
 }
 
@@ -85,13 +91,13 @@ type way struct {
 // wayOf returns the form that the client gets: with an alias if that saves bytes.
 func (conn *Conn) wayOf(pub *publication, qos byte) way {
 	c := conn.core
-	if len(conn.given.slots) == 0 {
+	if conn.aliases == nil {
 		return way{form: c.formOf(pub, conn.version, qos, aliasNone)}
 	}
 	if pub.hash == 0 {
 		pub.hash = hashTopic(pub.p.Topic)
 	}
-	alias, do := conn.given.find(pub.p.Topic, pub.hash)
+	alias, do := conn.aliases.ours.find(pub.p.Topic, pub.hash)
 	w := way{c.formOf(pub, conn.version, qos, do), alias, do}
 	if do == aliasSet && uint64(len(w.form.whole)) > uint64(conn.maxPacket) {
 		return way{form: c.formOf(pub, conn.version, qos, aliasNone)} // the alias is what is too much
@@ -110,7 +116,7 @@ func (conn *Conn) sendForm(pub *publication, w way, first byte, id uint16) {
 		// All connections share the form; it is copied before the next one patches it.
 		fm.whole[fm.aliasOffset], fm.whole[fm.aliasOffset+1] = byte(w.alias>>8), byte(w.alias)
 		if w.do == aliasSet {
-			conn.given.set(pub.p.Topic, w.alias)
+			conn.aliases.ours.set(pub.p.Topic, w.alias)
 		}
 	}
 	conn.core.stats.Sent++
@@ -120,8 +126,8 @@ func (conn *Conn) sendForm(pub *publication, w way, first byte, id uint16) {
 
 // useAlias puts an alias into p if that saves bytes, and returns the size of the packet.
 func (conn *Conn) useAlias(p *packet.Publish) (size int, do aliasing) {
-	if len(conn.given.slots) > 0 {
-		p.TopicAlias, do = conn.given.find(p.Topic, hashTopic(p.Topic))
+	if conn.aliases != nil {
+		p.TopicAlias, do = conn.aliases.ours.find(p.Topic, hashTopic(p.Topic))
 	}
 	if do == aliasUse {
 		p.Topic = nil

@@ -21,6 +21,7 @@ func BenchmarkRoute(b *testing.B) {
 		{"5.0 QoS 0 aliases", "v5 aliases=10", "publish plant/press/temperature", 1},
 		{"3.1.1 QoS 0 fan-out 10", "v4", "publish plant/press/temperature", 10},
 		{"nobody", "v4", "publish plant/press/temperature q1 id=7", 0},
+		{"nobody QoS 0", "v4", "publish plant/press/temperature", 0},
 	} {
 		b.Run(tc.name, func(b *testing.B) {
 			bench := newBench(core.Config{})

@@ -151,12 +151,12 @@ func (conn *Conn) begin(p *packet.Connect) {
 // limits takes over what the client allows.
 func (conn *Conn) limits(p *packet.Connect) {
 	c := conn.core
-	conn.inflight = c.cfg.Inflight
+	conn.inflight = int32(c.cfg.Inflight)
 	conn.askedExpiry = p.Properties.SessionExpiry
 	keepAlive := p.KeepAlive // [MQTT-3.2.2-22]
 	if p.Version == packet.V5 {
 		if p.Properties.ReceiveMaximum != 0 {
-			conn.inflight = min(conn.inflight, int(p.Properties.ReceiveMaximum)) // [MQTT-3.3.4-9] [MQTT-4.9.0-1]
+			conn.inflight = min(conn.inflight, int32(p.Properties.ReceiveMaximum)) // [MQTT-3.3.4-9] [MQTT-4.9.0-1]
 		}
 		keepAlive = c.capKeepAlive(keepAlive)
 		conn.allowAliases(p.Properties.TopicAliasMaximum)

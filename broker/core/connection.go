@@ -16,42 +16,43 @@ type Conn struct {
 	core *Core
 	info ConnInfo
 
-	place int // in Core.conns; -1 after Lost
-
 	// Constant after CONNECT.
-	version     packet.Version // 0 before it
 	clientID    string
 	username    string
-	maxPacket   uint32 // the largest packet the client accepts
-	inflight    int    // how many QoS 1 and 2 messages it may have unacknowledged
 	quiet       time.Duration
-	bridge      bool // 3.x: the level was sent with 0x80 added
-	assigned    bool // the client identifier is ours
-	curt        bool // 5.0: the client wants no reason strings
+	version     packet.Version // 0 before it
+	bridge      bool           // 3.x: the level was sent with 0x80 added
+	assigned    bool           // the client identifier is ours
+	curt        bool           // 5.0: the client wants no reason strings
+	maxPacket   uint32         // the largest packet the client accepts
+	inflight    int32          // how many QoS 1 and 2 messages it may have unacknowledged
 	askedExpiry uint32
 
-	login       *packet.Connect // until it is decided about: a copy of its own
-	auth        *authState      // nil: no authentication method
-	session     *session        // from LoginResult until the connection is over
+	// What an idle connection has no use for is made when it is needed: there are thousands of them.
+	place       int32           // in Core.conns; -1 after Lost
+	unacked     int32           // QoS 1 and 2 messages from the client that it has no final answer for
 	established bool            // CONNACK has left
 	resting     bool            // in Core.resting: it has used up the round
 	ending      bool            // no packet is taken any more, a close is in the queue of answers
 	over        bool            // closed: only output is left
 	touched     bool            // in Core.touched
 	waiting     bool            // in Core.waiting
+	login       *packet.Connect // until it is decided about: a copy of its own
+	auth        *authState      // nil: no authentication method
+	session     *session        // from LoginResult until the connection is over
 	seen        time.Duration   // when the client was last heard of
+	pace        *pace           // nil: it may send as fast as it likes
+	aliases     *aliases        // nil: none are set, and the client allows none
+	latest      *latest         // nil: it has published nothing
+	out         output
+	acks        *ackQueue // nil: none has ever waited
+}
 
-	out     output
-	pace    *pace // nil: it may send as fast as it likes
-	acks    ackQueue
-	unacked int      // QoS 1 and 2 messages from the client that it has no final answer for
-	aliases [][]byte // topic of alias i+1; nil: not set
-	given   aliasTable
-
-	// The topic of the last PUBLISH and what is known about it.
-	lastTopic   []byte
-	lastRoute   *route
-	lastVerdict packet.Reason
+// latest is the topic of a client's latest PUBLISH and what is known about it.
+type latest struct {
+	topic   []byte
+	route   *route // nil: not allowed, or not known any more
+	verdict packet.Reason
 }
 
 // Info returns what Accept was given.
@@ -86,8 +87,11 @@ func (conn *Conn) Paused() bool {
 
 // Accept makes a connection of a transport that has just been opened.
 func (c *Core) Accept(info ConnInfo) *Conn {
-	conn := &Conn{core: c, info: info, place: len(c.conns), seen: c.clock, maxPacket: math.MaxUint32}
-	if info.MessageRate > 0 || info.ByteRate > 0 {
+	conn := &Conn{core: c, info: info, place: int32(len(c.conns)), seen: c.clock, maxPacket: math.MaxUint32}
+	if conn.info.Door == nil {
+		conn.info.Door = &c.noDoor
+	}
+	if info := conn.info; info.MessageRate > 0 || info.ByteRate > 0 {
 		conn.pace = &pace{}
 	}
 	c.conns = append(c.conns, conn)
@@ -240,9 +244,8 @@ func (conn *Conn) end(reason packet.Reason, why string) {
 	c := conn.core
 	conn.over = true
 	conn.login = nil
-	conn.acks = ackQueue{}
-	conn.aliases, conn.lastTopic, conn.lastRoute = nil, nil, nil
-	conn.given = aliasTable{}
+	conn.acks = nil
+	conn.aliases, conn.latest = nil, nil
 	c.touch(conn)
 	if conn.session == nil {
 		c.events.Refused(conn, reason, why)

@@ -11,6 +11,7 @@ import (
 type Core struct {
 	// Constant after New.
 	cfg       Config // but for Authorizer
+	noDoor    Door   // of connections without one
 	log       Log
 	events    Events
 	start     time.Time
@@ -75,6 +76,7 @@ type Core struct {
 	encoded     []byte       // by encode
 	encodedOf   *publication // what it is
 	forms       [8]form
+	formed      uint8 // which forms the present publication has, a bit for each
 	shared      []byte
 	ids         []uint32
 }
@@ -99,14 +101,19 @@ type Events interface {
 	Refused(conn *Conn, reason packet.Reason, why string)
 }
 
-// ConnInfo is what the transport knows about a connection. The core hands it on, and reads User and the rates.
-type ConnInfo struct {
-	Remote   string // address and port
+// Door is what all connections through one listener have in common. It is constant.
+type Door struct {
 	Listener string
 	// MessageRate and ByteRate are how many packets and bytes of them the client may send in a second; 0: any.
 	MessageRate int
 	ByteRate    int64
 	Anonymous   bool // the listener accepts clients without a username
+}
+
+// ConnInfo is what the transport knows about a connection. The core hands it on, and reads User and the rates.
+type ConnInfo struct {
+	Remote string // address and port
+	*Door         // nil: nothing is known of it
 	// User is who the client is, as the transport has found out: its username, whatever it says itself. Empty: the
 	// transport does not know.
 	User string

@@ -10,9 +10,9 @@ import (
 // form is a publication as it goes to many: encoded once for each "has an identifier" of 3.x, and of 5.0 for each use
 // of aliases.
 type form struct {
-	whole       []byte
-	idOffset    int // 0: no identifier
-	aliasOffset int // 0: no alias
+	whole       []byte // valid if Core.formed says so
+	idOffset    int    // 0: no identifier
+	aliasOffset int    // 0: no alias
 	buffer      []byte
 }
 
@@ -27,9 +27,10 @@ func (c *Core) formOf(pub *publication, v packet.Version, qos byte, do aliasing)
 		i++
 	}
 	fm := &c.forms[i]
-	if fm.whole != nil {
+	if c.formed&(1<<i) != 0 {
 		return fm
 	}
+	c.formed |= 1 << i
 	p := pub.p
 	fm.aliasOffset = 0
 	// 3.1 and 3.1.1 have the same PUBLISH.
@@ -101,7 +102,13 @@ type backlog struct {
 	bytes   int
 }
 
-func (b *backlog) len() int { return len(b.waiting) - b.head }
+// len may be asked of a nil backlog.
+func (b *backlog) len() int {
+	if b == nil {
+		return 0
+	}
+	return len(b.waiting) - b.head
+}
 
 // cost is what one message counts against the bounds; several sessions share one body, and each counts it.
 func (m *stored) cost() int { return len(m.body) + 64 }
@@ -128,10 +135,10 @@ func (b *backlog) pop() stored {
 
 // deliver gives a publication to everybody who gets it now, and wakes those whose queue has got it.
 func (c *Core) deliver(pub *publication) {
-	for i := range c.forms {
-		c.forms[i].whole = nil
+	if pub.route.empty() {
+		return
 	}
-	c.shared = nil
+	c.formed, c.shared = 0, nil
 	c.work += pub.route.size()
 	for i := range pub.route.memory {
 		if t := pub.route.memory[i].of(pub); !t.nothing {
@@ -189,7 +196,7 @@ func (c *Core) deliverTo(t *target, pub *publication, qos byte) {
 		return
 	}
 	s := t.session
-	if s.backlog.len() > 0 || s.flights.count >= conn.inflight || conn.overBound() {
+	if s.backlog.len() > 0 || s.flights.count >= int(conn.inflight) || conn.overBound() {
 		c.queueInMemory(s, c.share(pub, options(qos, retain), t.ids))
 		return
 	}
@@ -266,7 +273,7 @@ func (c *Core) sendInMemory(s *session, m stored) {
 // sendNext sends m with the session's next number. It returns false if m has to wait.
 func (s *session) sendNext(c *Core, m *stored) bool {
 	conn := s.conn
-	if s.flights.count >= conn.inflight {
+	if s.flights.count >= int(conn.inflight) {
 		return false // [MQTT-3.3.4-9]; an acknowledgement goes on, other packets do not wait [MQTT-3.3.4-10] [MQTT-4.9.0-3]
 	}
 	if conn.overBound() {
@@ -288,6 +295,9 @@ func (c *Core) queueInMemory(s *session, m stored) {
 	cost := m.cost()
 	if s.conn.overBound() {
 		s.blocked = true
+	}
+	if s.backlog == nil {
+		s.backlog = &backlog{}
 	}
 	if s.backlog.len() >= c.cfg.QueueMessages || s.backlog.bytes+cost > c.cfg.QueueBytes || c.memory()+cost > c.cfg.MemoryBytes {
 		c.condemn(s.conn, packet.ReasonQuotaExceeded)
@@ -368,7 +378,7 @@ func (conn *Conn) sendFitting(p *packet.Publish) error {
 		return errTooLarge // [MQTT-3.1.2-25]
 	}
 	if do == aliasSet {
-		conn.given.set(topic, p.TopicAlias)
+		conn.aliases.ours.set(topic, p.TopicAlias)
 	}
 	conn.writePublish(p, size)
 	conn.core.stats.Sent++

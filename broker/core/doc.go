@@ -71,4 +71,4 @@
 package core
 
 // BUG(core): Long work is cut between messages, not within one: a message for 100,000 connected clients goes to all of
-// them in one round, and everybody else waits for some milliseconds.
+// them in one round, and everybody else waits for some milliseconds. So it is with all filters of one SUBSCRIBE.

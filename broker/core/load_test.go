@@ -357,24 +357,46 @@ func TestManyRetainedMessages(t *testing.T) {
 func TestIdleConnectionsAreSmall(t *testing.T) {
 	b := newBench(core.Config{})
 	const connections = 5000
-	measure := func() uint64 {
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
-	before := measure()
+	before := liveBytes()
 	for i := range connections {
 		b.connect(fmt.Sprintf("connect client%d v4 clean keepalive=60", i), fmt.Sprintf("subscribe 1 device/%d/set:1", i))
 	}
-	each := (measure() - before) / connections
+	each := (liveBytes() - before) / connections
 	t.Logf("%d bytes for each connection", each)
-	if each > 4096 {
+	if each > 1300 {
 		t.Errorf("%d bytes for each connection", each)
 	}
 	if st := b.core.Stats(); st.Connections != connections {
 		t.Errorf("%d connections", st.Connections)
 	}
+}
+
+// A retained message costs little more than its own bytes.
+func TestRetainedMessagesAreSmall(t *testing.T) {
+	b := newBench(core.Config{})
+	const messages = 50_000
+	before := liveBytes()
+	payload := make([]byte, 100)
+	for i := range messages {
+		topic := fmt.Appendf(nil, "plant/line/%d/%d", i%100, i)
+		b.core.Publish(&core.Inject{Publish: packet.Publish{Topic: topic, Payload: payload, Retain: true}})
+	}
+	each := (liveBytes() - before) / messages
+	t.Logf("%d bytes for each message of 100", each)
+	if each > 400 {
+		t.Errorf("%d bytes for each message", each)
+	}
+	if st := b.core.Stats(); st.Retained != messages {
+		t.Errorf("%d are retained", st.Retained)
+	}
+}
+
+// liveBytes is what the heap holds and nothing could free.
+func liveBytes() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 // The retained messages of $SYS are ours and do not take the room of the site's own.

@@ -19,9 +19,9 @@ func TestRates(t *testing.T) {
 		atOnce   int // messages taken before the pause
 		inSecond int // in each second after it
 	}{
-		{"messages", core.ConnInfo{MessageRate: 10}, 10, 10},
-		{"bytes", core.ConnInfo{ByteRate: int64(10 * len(p))}, 10, 10},
-		{"the stricter one", core.ConnInfo{MessageRate: 1000, ByteRate: int64(10 * len(p))}, 10, 10},
+		{"messages", core.ConnInfo{Door: &core.Door{MessageRate: 10}}, 10, 10},
+		{"bytes", core.ConnInfo{Door: &core.Door{ByteRate: int64(10 * len(p))}}, 10, 10},
+		{"the stricter one", core.ConnInfo{Door: &core.Door{MessageRate: 1000, ByteRate: int64(10 * len(p))}}, 10, 10},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			b := newBench(core.Config{})
@@ -69,7 +69,7 @@ func TestRates(t *testing.T) {
 // However far a client is ahead, there is an end to its pause.
 func TestLongestPause(t *testing.T) {
 	b := newBench(core.Config{})
-	conn := b.core.Accept(core.ConnInfo{ByteRate: 1024})
+	conn := b.core.Accept(core.ConnInfo{Door: &core.Door{ByteRate: 1024}})
 	b.send(conn, "connect p v4 clean")
 	b.receive(conn, (&packet.Publish{Topic: []byte("t"), Payload: make([]byte, 1<<20-100)}).Append(nil, packet.V311))
 	if !conn.Paused() {

@@ -36,7 +36,10 @@ func (conn *Conn) onPublish(f packet.Frame) error {
 		return &packet.Error{Reason: packet.ReasonProtocolError, Statement: "MQTT-3.3.4-6", Detail: "PUBLISH from a client with a subscription identifier"}
 	}
 	pub := &c.pub
-	*pub = publication{p: p, frame: f, v: conn.version, from: conn.clientID}
+	// Field by field: to make a whole one and copy it takes an eighth of all the time of a message. look sets the route,
+	// and no client's message has an origin or changes.
+	pub.p, pub.frame, pub.v, pub.from = p, f, conn.version, conn.clientID
+	pub.hash, pub.chosen, pub.inbound = 0, nil, nil
 	if !shortest(f) {
 		pub.frame = packet.Frame{}
 	}
@@ -66,7 +69,7 @@ func (conn *Conn) onPublish(f packet.Frame) error {
 			return nil
 		}
 	}
-	if conn.unacked++; conn.version == packet.V5 && conn.unacked > int(c.cfg.ReceiveMaximum) {
+	if conn.unacked++; conn.version == packet.V5 && conn.unacked > int32(c.cfg.ReceiveMaximum) {
 		return &packet.Error{Reason: packet.ReasonReceiveMaximumExceeded, Statement: "MQTT-3.3.4-7", Detail: "more unacknowledged messages than the receive maximum"}
 	}
 	conn.take(pub, verdict) // [MQTT-3.3.4-1]
@@ -166,15 +169,19 @@ func (conn *Conn) resolveAlias(p *packet.Publish) error {
 	i := int(p.TopicAlias) - 1
 	if len(p.Topic) > 0 {
 		if conn.aliases == nil {
-			conn.aliases = make([][]byte, limit)
+			conn.aliases = &aliases{}
 		}
-		conn.aliases[i] = append(conn.aliases[i][:0], p.Topic...)
+		if conn.aliases.theirs == nil {
+			conn.aliases.theirs = make([][]byte, limit)
+		}
+		theirs := conn.aliases.theirs
+		theirs[i] = append(theirs[i][:0], p.Topic...)
 		return nil
 	}
-	if conn.aliases == nil || len(conn.aliases[i]) == 0 {
+	if conn.aliases == nil || conn.aliases.theirs == nil || len(conn.aliases.theirs[i]) == 0 {
 		return &packet.Error{Reason: packet.ReasonProtocolError, Detail: "topic alias that was not set"}
 	}
-	p.Topic = conn.aliases[i]
+	p.Topic = conn.aliases.theirs[i]
 	return nil
 }
 
@@ -182,23 +189,27 @@ func (conn *Conn) resolveAlias(p *packet.Publish) error {
 // clients publish to the one they have just published to.
 func (conn *Conn) look(pub *publication) packet.Reason {
 	c, topic := conn.core, pub.p.Topic
-	if conn.lastRoute != nil && conn.lastRoute.generation == c.router.generation && bytes.Equal(conn.lastTopic, topic) {
-		pub.route = conn.lastRoute
-		return conn.lastVerdict
+	if conn.latest == nil {
+		conn.latest = &latest{}
 	}
-	conn.lastTopic = append(conn.lastTopic[:0], topic...)
-	conn.lastVerdict = c.checkTopic(topic)
-	if conn.lastVerdict == packet.ReasonSuccess {
+	last := conn.latest
+	if last.route != nil && last.route.generation == c.router.generation && bytes.Equal(last.topic, topic) {
+		pub.route = last.route
+		return last.verdict
+	}
+	last.topic = append(last.topic[:0], topic...)
+	last.verdict = c.checkTopic(topic)
+	if last.verdict == packet.ReasonSuccess {
 		if a := c.cfg.Authorizer; a != nil && !a.MayPublish(conn.clientID, conn.username, topic) {
-			conn.lastVerdict = packet.ReasonNotAuthorized
+			last.verdict = packet.ReasonNotAuthorized
 		}
 	}
-	conn.lastRoute = nil
-	if conn.lastVerdict == packet.ReasonSuccess {
-		conn.lastRoute = c.router.find(topic)
+	last.route = nil
+	if last.verdict == packet.ReasonSuccess {
+		last.route = c.router.find(topic)
 	}
-	pub.route = conn.lastRoute
-	return conn.lastVerdict
+	pub.route = last.route
+	return last.verdict
 }
 
 // checkTopic refuses topics that clients may not publish to: those that begin with $ are the server's (4.7.2), and

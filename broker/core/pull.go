@@ -58,17 +58,15 @@ func (s *session) pullQueue() bool {
 		s.keepsUp(false)
 		return false
 	}
-	if s.flights.count >= conn.inflight {
+	if s.flights.count >= int(conn.inflight) {
 		s.keepsUp(false)
 		return false // [MQTT-3.3.4-9] [MQTT-4.9.0-2]
 	}
-	if !s.hasHeld {
-		if s.held, s.hasHeld = s.queue.Next(); !s.hasHeld {
-			s.keepsUp(!s.prompt.isLate())
-			return false
-		}
+	e, ok := s.nextEntry()
+	if !ok {
+		s.keepsUp(!s.prompt.isLate())
+		return false
 	}
-	e := &s.held
 	qos := e.Options & OptionQoS
 	// What was sent before, or may have been before a restart, is a repetition [MQTT-3.3.1-1]. One with QoS 1 that
 	// has not been sent in this run may expire. With QoS 2 it may not: if the client has its identifier, it would
@@ -82,13 +80,15 @@ func (s *session) pullQueue() bool {
 	}
 	c := conn.core
 	c.work++
-	m := stored{body: e.Message, time: e.Time, options: e.Options, access: s.authorised(c, e)}
+	m := stored{body: e.Message, time: e.Time, options: e.Options, access: s.authorised(c, &e)}
 	if len(e.Extra) > 0 && conn.version == packet.V5 {
 		c.ids = decodeIDs(c.ids[:0], e.Extra)
 		m.ids = c.ids
 	}
 	if !s.flights.add(e.N, awaiting(qos)) {
 		s.keepsUp(false)
+		held := e
+		s.held = &held
 		return false // too far from one that is not acknowledged: its acknowledgement goes on
 	}
 	err := conn.sendStored(&m, identifier(e.N), state)
@@ -102,8 +102,17 @@ func (s *session) pullQueue() bool {
 			s.sending(c, e.N)
 		}
 	}
-	s.held, s.hasHeld = Entry{}, false
 	return true
+}
+
+// nextEntry takes an entry that was held back, or the next one of the queue.
+func (s *session) nextEntry() (Entry, bool) {
+	if s.held == nil {
+		return s.queue.Next()
+	}
+	e := *s.held
+	s.held = nil
+	return e, true
 }
 
 // keepsUp tells the queue, once for each change, whether the client has been sent all there is and is prompt: then its
@@ -122,7 +131,7 @@ func (s *session) keepsUp(yes bool) {
 func (s *session) resume() {
 	s.flights.reset()
 	s.prompt.forget()
-	s.held, s.hasHeld = Entry{}, false
+	s.held = nil
 	s.queue.Rewind()
 	for _, n := range s.queue.Released() {
 		if !s.flights.add(n, awaitComp) {

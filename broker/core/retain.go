@@ -37,7 +37,7 @@ type retainedStore struct {
 	blocks   [][]*retained // none is empty
 	volatile int           // how many of them are never written to the log
 	bytes    int64
-	unsaved  map[string]bool // topics whose row is out of date: the message is newer, or gone
+	unsaved  map[string]struct{} // topics whose row is out of date: the message is newer, or gone
 }
 
 const blockLength = 512
@@ -57,7 +57,7 @@ func place(block []*retained, topic string) int {
 func (st *retainedStore) put(r *retained) {
 	if st.byTopic == nil {
 		st.byTopic = map[string]*retained{}
-		st.unsaved = map[string]bool{}
+		st.unsaved = map[string]struct{}{}
 	}
 	st.bytes += r.size()
 	old := st.byTopic[r.topic]
@@ -171,7 +171,7 @@ func (c *Core) keep(pub *publication, saved bool) {
 // the standard lets us forget a retained message of QoS 0.
 func (c *Core) unsaved(topic string) {
 	if !volatile([]byte(topic)) && c.failed == nil && len(c.retained.unsaved) < 2*c.cfg.RetainedMessages {
-		c.retained.unsaved[topic] = true
+		c.retained.unsaved[topic] = struct{}{}
 	}
 }
 
@@ -212,6 +212,9 @@ func (c *Core) saveRetained() {
 	}
 	for _, change := range record.Changes {
 		delete(c.retained.unsaved, string(change.Key))
+	}
+	if len(c.retained.unsaved) == 0 {
+		c.retained.unsaved = map[string]struct{}{} // a map never shrinks
 	}
 }
 

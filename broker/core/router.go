@@ -33,8 +33,13 @@ type node struct {
 	children map[string]*node // by level, without wildcards
 	plus     *node
 	here     []*subscription // filters that end with this level
-	below    []*subscription // filters that go on with #
-	shares   []*share        // shared subscriptions of either kind
+	more     *more           // nil: nothing
+}
+
+// more is what few nodes have.
+type more struct {
+	below  []*subscription // filters that go on with #
+	shares []*share        // shared subscriptions of either kind
 }
 
 // subscription is one filter of a session or an attachment.
@@ -49,12 +54,12 @@ type subscription struct {
 	retainAsPublished bool
 	retainHandling    byte
 	access            Access // what the client may read of it, see accessAsked
+	hash              bool   // in node.more.below, not in node.here
 	id                uint32 // 0: none
 	accessAsked       uint32 // Core.accessChanges when access was found out; 0: never
 
+	place int32 // in the list of the node or share
 	node  *node
-	hash  bool // in node.below, not in node.here
-	place int
 	share *share  // instead of node and hash, which are those of the share
 	alone *target // what a member of a share gets when it is chosen
 }
@@ -66,16 +71,13 @@ func (r *router) add(s *session, sub *subscription) {
 	} else {
 		sub.node, sub.hash = r.reach(sub.filter)
 		list := sub.node.list(sub)
-		sub.place = len(*list)
+		sub.place = int32(len(*list))
 		*list = append(*list, sub)
 	}
 	r.generation++
 	if s != nil {
 		sub.session = s
-		if s.subscriptions == nil {
-			s.subscriptions = map[string]*subscription{}
-		}
-		s.subscriptions[sub.filter] = sub
+		s.subscriptions.add(sub)
 		r.count++
 	}
 }
@@ -104,6 +106,14 @@ func (r *router) reach(filter string) (n *node, hash bool) {
 
 // remove takes a subscription out of the tree, and of its session.
 func (r *router) remove(sub *subscription) {
+	r.forget(sub)
+	if sub.session != nil {
+		sub.session.subscriptions.remove(sub)
+	}
+}
+
+// forget takes a subscription out of the tree only: its session is at its end.
+func (r *router) forget(sub *subscription) {
 	if sub.share != nil {
 		r.part(sub)
 	} else {
@@ -117,7 +127,6 @@ func (r *router) remove(sub *subscription) {
 	}
 	r.generation++
 	if sub.session != nil {
-		delete(sub.session.subscriptions, sub.filter)
 		r.count--
 	}
 }
@@ -157,12 +166,21 @@ func (n *node) drop(child *node) {
 }
 
 func (n *node) empty() bool {
-	return len(n.children) == 0 && n.plus == nil && len(n.here) == 0 && len(n.below) == 0 && len(n.shares) == 0
+	return len(n.children) == 0 && n.plus == nil && len(n.here) == 0 &&
+		(n.more == nil || len(n.more.below) == 0 && len(n.more.shares) == 0)
+}
+
+// grow returns n.more, which is made if need be.
+func (n *node) grow() *more {
+	if n.more == nil {
+		n.more = &more{}
+	}
+	return n.more
 }
 
 func (n *node) list(sub *subscription) *[]*subscription {
 	if sub.hash {
-		return &n.below
+		return &n.grow().below
 	}
 	return &n.here
 }
@@ -253,8 +271,8 @@ func (r *router) forgetOutdated() {
 
 // walk adds what matches rest below n. Its depth is that of the tree, which TopicLevels bounds.
 func (r *router) walk(n *node, rest []byte, found *route, system bool) {
-	if !system {
-		for _, sub := range n.below { // # stands for the level above it too (4.7.1.2)
+	if n.more != nil && !system {
+		for _, sub := range n.more.below { // # stands for the level above it too (4.7.1.2)
 			r.collect(found, sub)
 		}
 		found.share(n, true)

@@ -36,7 +36,7 @@ func TestRoutesAgreeWithMatch(t *testing.T) {
 		if filter == "" {
 			filter = "#"
 		}
-		if old := s.subscriptions[filter]; old != nil {
+		if old := s.subscriptions.find([]byte(filter)); old != nil {
 			r.remove(old)
 		} else {
 			r.add(s, &subscription{filter: filter, qos: byte(rnd.IntN(3))})
@@ -47,8 +47,8 @@ func TestRoutesAgreeWithMatch(t *testing.T) {
 		}
 		want := map[string]byte{}
 		for _, s := range sessions {
-			for filter, sub := range s.subscriptions {
-				if packet.Match([]byte(filter), []byte(topic)) {
+			for sub := range s.subscriptions.all() {
+				if packet.Match([]byte(sub.filter), []byte(topic)) {
 					want[s.clientID] = max(want[s.clientID], sub.qos)
 				}
 			}
@@ -65,7 +65,7 @@ func TestRoutesAgreeWithMatch(t *testing.T) {
 		}
 	}
 	for _, s := range sessions {
-		for _, sub := range s.subscriptions {
+		for _, sub := range slices.Collect(s.subscriptions.all()) {
 			r.remove(sub)
 		}
 	}

@@ -22,9 +22,8 @@ type session struct {
 	willDue   time.Duration // when the will is published; counts while conn is nil and will is not
 	stateSeq  uint64        // the record that made the present state durable
 	accessSeq uint64        // records up to it were routed for another user
-	rowKept   bool          // there is a row in TableSessions
 
-	subscriptions map[string]*subscription
+	subscriptions subscriptions
 	retained      []retainedJob // retained messages to be sent for new subscriptions
 
 	inbound map[uint16]struct{} // packet identifiers of QoS 2 messages from the client that it has not released
@@ -34,14 +33,15 @@ type session struct {
 	sent        uint64 // numbers up to it may have been sent before
 	transmitted uint64 // numbers up to it that are not acknowledged were sent in this run
 	next        uint64 // in memory: the next number
-	held        Entry  // taken from the queue and not sent yet
-	hasHeld     bool
-	backlog     backlog
+	held        *Entry // taken from the queue and not sent yet
+	backlog     *backlog
+	prompt      *promptness // nil: nobody waits for acknowledgements
 	blocked     bool        // output was full; Wrote goes on
 	live        bool        // what the queue has been told, see keepsUp
-	prompt      *promptness // nil: nobody waits for acknowledgements
 	pulling     bool        // in Core.pulls
-	resumes     bool        // the session was there before the connection
+
+	resumes bool // the session was there before the connection
+	rowKept bool // there is a row in TableSessions
 
 	mark int // where the route under construction has this session, if it has
 }
@@ -167,14 +167,17 @@ func (c *Core) remove(s *session) {
 		c.publishWill(s)
 	}
 	changes := make([]Change, 0, 1)
-	for filter, sub := range s.subscriptions {
-		c.router.remove(sub)
+	for sub := range s.subscriptions.all() {
+		c.router.forget(sub)
 		if s.queue != nil {
-			changes = append(changes, Change{TableSubscriptions, rowKey(s.clientID, filter), nil})
+			changes = append(changes, Change{TableSubscriptions, rowKey(s.clientID, sub.filter), nil})
 		}
 	}
-	c.memoryWaiting -= s.backlog.bytes
-	s.backlog = backlog{}
+	s.subscriptions = subscriptions{}
+	if s.backlog != nil {
+		c.memoryWaiting -= s.backlog.bytes
+		s.backlog = nil
+	}
 	s.retained = nil
 	if s.queue == nil && !s.rowKept {
 		return

@@ -8,7 +8,7 @@ import "forebay/broker/packet"
 type share struct {
 	node    *node
 	hash    bool // the filter goes on with #
-	place   int  // in node.shares
+	place   int  // in node.more.shares
 	members []*subscription
 	turn    int // who is asked first for the next message
 }
@@ -31,14 +31,15 @@ func (r *router) join(s *session, sub *subscription, pattern string) {
 	if sh == nil {
 		sh = &share{}
 		sh.node, sh.hash = r.reach(pattern)
-		sh.place = len(sh.node.shares)
-		sh.node.shares = append(sh.node.shares, sh)
+		at := sh.node.grow()
+		sh.place = len(at.shares)
+		at.shares = append(at.shares, sh)
 		if r.shares == nil {
 			r.shares = map[string]*share{}
 		}
 		r.shares[sub.filter] = sh
 	}
-	sub.share, sub.place = sh, len(sh.members)
+	sub.share, sub.place = sh, int32(len(sh.members))
 	sh.members = append(sh.members, sub)
 	sub.alone = &target{session: s, qos: sub.qos, retainAsPublished: sub.retainAsPublished}
 	if sub.id != 0 {
@@ -58,18 +59,21 @@ func (r *router) part(sub *subscription) {
 		return
 	}
 	delete(r.shares, sub.filter)
-	n := sh.node
-	last = len(n.shares) - 1
-	n.shares[sh.place] = n.shares[last]
-	n.shares[sh.place].place = sh.place
-	n.shares[last] = nil
-	n.shares = n.shares[:last]
-	n.prune()
+	at := sh.node.more
+	last = len(at.shares) - 1
+	at.shares[sh.place] = at.shares[last]
+	at.shares[sh.place].place = sh.place
+	at.shares[last] = nil
+	at.shares = at.shares[:last]
+	sh.node.prune()
 }
 
 // share adds the shared subscriptions of a node to the route.
 func (r *route) share(n *node, hash bool) {
-	for _, sh := range n.shares {
+	if n.more == nil {
+		return
+	}
+	for _, sh := range n.more.shares {
 		if sh.hash == hash {
 			r.shared = append(r.shared, sh)
 		}
@@ -132,7 +136,7 @@ func (sub *subscription) rank(qos byte) int {
 	switch {
 	case conn.overBound():
 		return behind
-	case qos > 0 && (s.flights.count >= conn.inflight || s.backlog.len() > 0 || s.queue != nil && !s.live):
+	case qos > 0 && (s.flights.count >= int(conn.inflight) || s.backlog.len() > 0 || s.queue != nil && !s.live):
 		return behind
 	}
 	return ready

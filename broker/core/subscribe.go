@@ -22,7 +22,7 @@ func (conn *Conn) onSubscribe(f packet.Frame) error {
 	for i := range p.Subscriptions { // as if each had come by itself [MQTT-3.8.4-5]
 		want := &p.Subscriptions[i]
 		add := 0
-		if s.subscriptions[string(want.Filter)] == nil {
+		if s.subscriptions.find(want.Filter) == nil {
 			add = 1
 		}
 		if reasons[i] = conn.checkSubscription(want, fresh+add); reasons[i] != packet.ReasonSuccess {
@@ -74,7 +74,7 @@ func (conn *Conn) checkSubscription(want *packet.Subscription, fresh int) packet
 		return packet.ReasonTopicFilterInvalid
 	case len(want.Filter) > c.cfg.TopicSize || 1+bytes.Count(want.Filter, []byte{'/'}) > c.cfg.TopicLevels:
 		return packet.ReasonTopicFilterInvalid
-	case len(conn.session.subscriptions)+fresh > c.cfg.Subscriptions:
+	case conn.session.subscriptions.len()+fresh > c.cfg.Subscriptions:
 		return packet.ReasonQuotaExceeded
 	case a != nil && a.MaySubscribe(conn.clientID, conn.username, want.Filter) == AccessNone:
 		return packet.ReasonNotAuthorized
@@ -93,7 +93,7 @@ func (conn *Conn) changeSubscriptions(r *Record) (uint64, error) {
 
 // subscribe puts a subscription in force, in the place of an earlier one with the same filter [MQTT-3.8.4-3].
 func (s *session) subscribe(c *Core, sub *subscription) {
-	old := s.subscriptions[sub.filter]
+	old := s.subscriptions.find([]byte(sub.filter))
 	if old != nil {
 		c.router.remove(old)
 		s.stopRetained(old)
@@ -118,7 +118,7 @@ func (conn *Conn) onUnsubscribe(f packet.Frame) error {
 	s := conn.session
 	var record Record
 	for _, filter := range p.Filters {
-		if s.queue != nil && s.subscriptions[string(filter)] != nil {
+		if s.queue != nil && s.subscriptions.find(filter) != nil {
 			record.Changes = append(record.Changes, Change{TableSubscriptions, rowKey(s.clientID, string(filter)), nil})
 		}
 	}
@@ -131,7 +131,7 @@ func (conn *Conn) onUnsubscribe(f packet.Frame) error {
 	for _, filter := range p.Filters {                // as if each had come by itself [MQTT-3.10.4-6]
 		reason := packet.ReasonNoSubscriptionExisted
 		// Filters are compared byte by byte [MQTT-3.10.4-1].
-		if sub := s.subscriptions[string(filter)]; sub != nil && err != nil {
+		if sub := s.subscriptions.find(filter); sub != nil && err != nil {
 			reason = packet.ReasonImplementationSpecificError // of quotas UNSUBACK knows nothing
 		} else if sub != nil {
 			c.router.remove(sub) // [MQTT-3.10.4-2]

@@ -300,7 +300,7 @@ func (tr *transcript) coreStep(words []string, rest string) {
 func (tr *transcript) send(name, line string) {
 	c := tr.clients[name]
 	if c == nil {
-		c = &client{conn: tr.core.Accept(core.ConnInfo{Remote: name, Anonymous: true})}
+		c = &client{conn: tr.core.Accept(core.ConnInfo{Remote: name, Door: &core.Door{Anonymous: true}})}
 		c.conn.Data = c
 		tr.clients[name] = c
 	}

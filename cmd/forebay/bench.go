@@ -21,7 +21,7 @@ func newBench() *cobra.Command {
 		Args:  arguments(cobra.NoArgs),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newBenchBroker(), newBenchStore())
+	cmd.AddCommand(newBenchBridge(), newBenchBroker(), newBenchModbus(), newBenchStore())
 	return cmd
 }
 

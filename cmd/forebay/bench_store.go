@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -55,6 +56,11 @@ func runBench(cmd *cobra.Command, asJSON bool, o bench.StoreOptions) error {
 	o.Progress = func(what string) { show.show("%s", what) }
 	table, err := bench.Store(ctx, o)
 	show.clear()
+	return printBench(ctx, cmd, table, asJSON, err)
+}
+
+// printBench prints a table, or why there is none.
+func printBench(ctx context.Context, cmd *cobra.Command, table *bench.Table, asJSON bool, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return failed(cmd, errors.New("interrupted"))

@@ -27,7 +27,24 @@ type control struct{ socket string }
 
 // flag lets a command talk to another gateway than that of the package.
 func (c *control) flag(cmd *cobra.Command) {
+	var file string
 	cmd.Flags().StringVar(&c.socket, "socket", edge.ControlSocket, "`PATH` of the gateway's control socket (api.socket)")
+	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration `FILE` that names the control socket")
+	cmd.MarkFlagsMutuallyExclusive("socket", "config")
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		if file == "" {
+			return nil
+		}
+		cfg, err := edge.Load(file)
+		if err != nil {
+			return err
+		}
+		if cfg.API.Socket == "" {
+			return fmt.Errorf("forebay: %s names no api.socket", file)
+		}
+		c.socket = cfg.API.Socket
+		return nil
+	}
 }
 
 // controlTime bounds one exchange: a reload waits for bridges that take leave.

@@ -269,6 +269,18 @@ func TestControlSocket(t *testing.T) {
 
 // What waits can be looked at while the gateway runs; what would change the
 // store is refused.
+// Who has the configuration need not know where the socket is.
+func TestControlSocketOfAConfiguration(t *testing.T) {
+	g := startGateway(t, controlled)
+	if code, out := run(t, forebay(t), "status", "-c", filepath.Join(g.dir, "forebay.yaml")); code != 0 || !strings.Contains(out, "at pump: ready") {
+		t.Errorf("exit %d: %s", code, out)
+	}
+	without := write(t, g.dir, "without.yaml", "site: pump\n")
+	if code, out := run(t, forebay(t), "status", "-c", without); code != 1 || !strings.Contains(out, "names no api.socket") {
+		t.Errorf("exit %d: %s", code, out)
+	}
+}
+
 func TestStoreToolsOnARunningGateway(t *testing.T) {
 	g := startGateway(t, controlled+bridgeTo("cloud", freePort(t)))
 	publish(t, g.port, "-q", "1", "-t", "plant/a", "-m", "one")

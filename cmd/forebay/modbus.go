@@ -19,10 +19,11 @@ import (
 func newModbus() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "modbus",
-		Short: "look at Modbus devices and try them, without a gateway",
+		Short: "look at Modbus devices and try them, with and without a gateway",
 		Long: `Tools for commissioning. They speak to a device themselves and need no running
-gateway and no configuration. Stop a gateway first that has the same serial port
-open; a device that takes one TCP connection only refuses a second one.`,
+gateway and no configuration. A device that takes one TCP connection only refuses
+a second one, and a serial port is open once: with --link NAME they ask the
+gateway that runs, which goes on reading meanwhile.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usage(cmd, "which tool? %s", strings.Join(toolNames(cmd), ", "))
@@ -31,7 +32,7 @@ open; a device that takes one TCP connection only refuses a second one.`,
 		},
 		RunE: func(*cobra.Command, []string) error { return nil }, // Args has refused
 	}
-	cmd.AddCommand(newModbusRead(), newModbusWrite(), newModbusOrders(), newModbusScan(), newModbusPlan(), newModbusSimulate())
+	cmd.AddCommand(newModbusRead(), newModbusWrite(), newModbusOrders(), newModbusScan(), newModbusIdentify(), newModbusTrace(), newModbusImport(), newModbusPlan(), newModbusSimulate())
 	return cmd
 }
 
@@ -57,6 +58,9 @@ type device struct {
 	parity                   string
 	unit                     int
 	timeout                  time.Duration
+	through                  string // the link of a running gateway
+	gateway                  control
+	trace                    bool
 }
 
 // addTo adds the flags that name the connection.
@@ -77,6 +81,9 @@ func (d *device) addTo(cmd *cobra.Command) {
 	f.StringVar(&d.parity, "parity", "even", "none, even or odd: `PARITY` of the serial port")
 	f.IntVar(&d.stopBits, "stop-bits", 1, "`NUMBER` of stop bits of the serial port")
 	f.DurationVar(&d.timeout, "timeout", time.Second, "how long to wait for an answer: a `TIME` such as 300ms")
+	f.StringVar(&d.through, "link", "", "through the running gateway, which owns it: the `NAME` of its link")
+	d.gateway.flag(cmd)
+	f.BoolVar(&d.trace, "trace", false, "print what is sent and what comes, with its time, on standard error")
 }
 
 // addUnit adds the flag for the one unit that is asked.
@@ -86,6 +93,9 @@ func (d *device) addUnit(cmd *cobra.Command) {
 
 // String names the device's end of the line for a person.
 func (d *device) String() string {
+	if d.through != "" {
+		return "link " + d.through
+	}
 	return d.tcp + d.rtu + d.rtuOverTCP + d.ascii + d.asciiOverTCP + d.udp
 }
 
@@ -114,15 +124,22 @@ func (d *device) client(cmd *cobra.Command, units ...modbus.UnitConfig) (*modbus
 	if len(wrong) > 0 {
 		return nil, usage(cmd, "%s", strings.Join(slices.Sorted(maps.Values(wrong)), "\n"+cmd.CommandPath()+": "))
 	}
-	client, err := modbus.NewClient(whole.Links[0])
+	client, err := d.open(whole.Links[0])
 	if err != nil {
 		return nil, usage(cmd, "%s", strings.TrimPrefix(err.Error(), "modbus: "))
+	}
+	if d.trace {
+		client.Trace(func(e modbus.Exchange) { printExchange(cmd.ErrOrStderr(), e) })
 	}
 	return client, nil
 }
 
 // link is what the flags say of the connection.
 func (d *device) link() modbus.LinkConfig {
+	if d.through != "" {
+		// What is asked goes through the gateway: it must only be valid.
+		return modbus.LinkConfig{Name: "device", Timeout: d.timeout, TCP: "gateway"}
+	}
 	link := modbus.LinkConfig{
 		Name: "device", Timeout: d.timeout,
 		TCP: d.tcp, RTUOverTCP: d.rtuOverTCP, ASCIIOverTCP: d.asciiOverTCP, UDP: d.udp,
@@ -143,13 +160,16 @@ func (d *device) link() modbus.LinkConfig {
 // check judges what only the flags can tell.
 func (d *device) check(cmd *cobra.Command) error {
 	given := 0
-	for _, s := range []string{d.tcp, d.rtu, d.rtuOverTCP, d.ascii, d.asciiOverTCP, d.udp} {
+	for _, s := range []string{d.tcp, d.rtu, d.rtuOverTCP, d.ascii, d.asciiOverTCP, d.udp, d.through} {
 		if s != "" {
 			given++
 		}
 	}
 	if given != 1 {
-		return usage(cmd, "which device? give one of --tcp HOST, --rtu DEVICE, --rtu-over-tcp HOST:PORT, --ascii DEVICE, --ascii-over-tcp HOST:PORT and --udp HOST")
+		return usage(cmd, "which device? give one of --tcp HOST, --rtu DEVICE, --rtu-over-tcp HOST:PORT, --ascii DEVICE, --ascii-over-tcp HOST:PORT and --udp HOST, or --link NAME of the running gateway")
+	}
+	if d.through != "" && (cmd.Flags().Changed("timeout") || d.tls != (modbus.TLSConfig{})) {
+		return usage(cmd, "--link: the gateway knows its timeout and its certificates: leave --timeout and --tls-… out")
 	}
 	for _, flag := range []string{"baud", "parity", "stop-bits"} {
 		if !d.isSerial() && cmd.Flags().Changed(flag) {
@@ -201,7 +221,7 @@ type format struct {
 
 func (f *format) addTo(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.typ, "type", "", "`TYPE` of the value: bool, int16, uint16, int32, uint32, float32, int64, uint64, float64, int8, uint8, bcd16, bcd32 or string (default: uint16, bool for bits)")
+	flags.StringVar(&f.typ, "type", "", "`TYPE` of the value: bool, int16, uint16, int32, uint32, float32, int64, uint64, float64, int8, uint8, float16, bcd16, bcd32, unix32, unix64, datetime, string or bytes (default: uint16, bool for bits)")
 	flags.StringVar(&f.order, "order", "ABCD", "`ORDER` of its bytes: ABCD, CDAB, BADC or DCBA")
 	flags.Float64Var(&f.scale, "scale", 1, "the value is the number in the registers times `FACTOR`")
 	flags.Float64Var(&f.offset, "offset", 0, "plus this `NUMBER`")
@@ -256,7 +276,7 @@ func nothingLeft(cmd *cobra.Command, rest []string) error {
 
 // unitConfig is a unit with tags, for a client.
 func (d *device) unitConfig(tags ...modbus.TagConfig) modbus.UnitConfig {
-	return modbus.UnitConfig{Name: fmt.Sprint("unit ", d.unit), Unit: &d.unit, Tags: tags}
+	return modbus.UnitConfig{Name: fmt.Sprint("unit ", d.unit), Unit: &d.unit, ReadModifyWrite: true, Tags: tags}
 }
 
 // withInterrupt returns a context that ends with the first SIGTERM or SIGINT.
@@ -276,6 +296,11 @@ func (d *device) explain(ctx context.Context, err error) error {
 		text = fmt.Sprintf("the gateway answers for unit %d with %s%s", d.unit, text, advice[refusal.Code])
 	case refused:
 		text = fmt.Sprintf("unit %d answers with %s%s", d.unit, text, advice[refusal.Code])
+	case d.through != "" && errors.Is(err, errGateway):
+	case errors.Is(err, modbus.ErrDown) && d.through != "":
+		text = fmt.Sprintf("link %s is down: %s", d.through, strings.TrimPrefix(text, modbus.ErrDown.Error()+": "))
+	case errors.Is(err, modbus.ErrTimeout) && d.through != "":
+		text = fmt.Sprintf("unit %d does not answer on link %s: check the unit ID, and what forebay status says of the link", d.unit, d.through)
 	case errors.Is(err, modbus.ErrDown) && d.isSerial():
 		text = fmt.Sprintf("the port cannot be opened: %s: check its name, that this user is in its group (dialout), and that no other program has it open", strings.TrimPrefix(text, modbus.ErrDown.Error()+": "))
 	case errors.Is(err, modbus.ErrDown):

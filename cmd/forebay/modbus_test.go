@@ -257,7 +257,7 @@ modbus:
 		args string
 		want []string
 	}{
-		{"", []string{"which tool?", "orders, plan, read, scan, simulate, write"}},
+		{"", []string{"which tool?", "identify, import, orders, plan, read, scan, simulate, trace, write"}},
 		{"raed", []string{`unknown tool "raed"`}},
 		{"read" + at, []string{"which register?"}},
 		{"read holding" + at, []string{"which address?"}},
@@ -284,7 +284,7 @@ modbus:
 		{"read holding 1 --bit 16" + at, []string{"--bit: 16 is out of range"}},
 		{"read holding 1 --count 0" + at, []string{"--count: 0 is out of range"}},
 		{"read holding 1 --count 126" + at, []string{"need 2 requests", "125 registers", "ask for fewer"}},
-		{"read holding 1 --type string" + at, []string{"--count", "a string needs its number of registers"}},
+		{"read holding 1 --type string" + at, []string{"--count", "a string or bytes need their number of registers"}},
 		{"read holding 1 --every 1ms" + at, []string{"--every: 1ms is out of range"}},
 		{"read holding 1 --evry 1s" + at, []string{"unknown flag: --evry"}},
 		{"write holding 1" + at, []string{"which value?"}},
@@ -295,7 +295,6 @@ modbus:
 		{"write coil 1 maybe" + at, []string{"VALUE: maybe is not a bool"}},
 		{"write input 1 5" + at, []string{"REGISTER: the input table cannot be written"}},
 		{"write 10001 1" + at, []string{"REGISTER: the discrete table cannot be written"}},
-		{"write holding 1 5 --type uint8" + at, []string{"REGISTER", "half a register"}},
 		{"orders coil 1" + at, []string{"REGISTER", "one bit"}},
 		{"orders 00001" + at, []string{"REGISTER", "one bit"}},
 		{"orders holding 1 --count 3" + at, []string{"--count", "use 2 or 4"}},

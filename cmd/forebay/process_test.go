@@ -243,21 +243,27 @@ func freePort(t *testing.T) int {
 // listening waits until something accepts connections on the port.
 func (p *process) listening(port int) *process {
 	p.t.Helper()
+	return p.answers("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+}
+
+// answers waits until the program accepts connections there.
+func (p *process) answers(network, address string) *process {
+	p.t.Helper()
 	end := time.Now().Add(patience)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		conn, err := net.Dial(network, address)
 		if err == nil {
 			conn.Close()
 			return p
 		}
 		select {
 		case <-p.exit:
-			p.t.Fatalf("%s ended before it listened on port %d:\n%s", p.name, port, p.tail())
+			p.t.Fatalf("%s ended before it listened on %s:\n%s", p.name, address, p.tail())
 		case <-tick.C:
 			if time.Now().After(end) {
-				p.t.Fatalf("%s does not listen on port %d:\n%s", p.name, port, p.tail())
+				p.t.Fatalf("%s does not listen on %s:\n%s", p.name, address, p.tail())
 			}
 		}
 	}

@@ -66,7 +66,7 @@ func everyKind(unit int) []tagCase {
 		at := 20 + 20*i
 		cases = append(cases,
 			tagCase{Table: "holding", Address: at, Format: "i", Order: order, Value: -123456, name: "i32" + low, typ: "int32", want: "-123456"},
-			tagCase{Table: "holding", Address: at + 2, Format: "I", Order: order, Value: 4000000000, name: "u32" + low, typ: "uint32", want: "4000000000"},
+			tagCase{Table: "holding", Address: at + 2, Format: "I", Order: order, Value: uint32(4000000000), name: "u32" + low, typ: "uint32", want: "4000000000"},
 			tagCase{Table: "holding", Address: at + 4, Format: "f", Order: order, Value: 12.25, name: "f32" + low, typ: "float32", want: "12.25"},
 			tagCase{Table: "holding", Address: at + 6, Format: "q", Order: order, Value: int64(-9007199254740995), name: "i64" + low, typ: "int64", want: "-9007199254740995"},
 			tagCase{Table: "holding", Address: at + 10, Format: "d", Order: order, Value: 1234.5625, name: "f64" + low, typ: "float64", want: "1234.5625"},

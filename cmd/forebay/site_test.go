@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -75,8 +76,11 @@ type gateway struct {
 	port int    // of its first listener
 	dir  string // configuration and storage
 	conf string
+	sock string // the control socket, if there is one
 	*process
 }
+
+var namesSocket = regexp.MustCompile(`api: \{socket: (.*)\}`)
 
 // startGateway writes the configuration and runs it. The text has %PORT% for the port of
 // the listener and %DIR% for the folder of the test.
@@ -92,12 +96,20 @@ func newGateway(t *testing.T, config string) *gateway {
 	g := &gateway{t: t, port: freePort(t), dir: t.TempDir()}
 	text := strings.NewReplacer("%PORT%", fmt.Sprint(g.port), "%DIR%", g.dir).Replace(config)
 	g.conf = write(t, g.dir, "forebay.yaml", text)
+	if found := namesSocket.FindStringSubmatch(text); found != nil {
+		if g.sock = found[1]; !filepath.IsAbs(g.sock) {
+			g.sock = filepath.Join(g.dir, g.sock)
+		}
+	}
 	return g
 }
 
 func (g *gateway) restart() {
 	g.t.Helper()
 	g.process = start(g.t, forebay(g.t), "run", "-c", g.conf).listening(g.port)
+	if g.sock != "" { // which is opened after the listeners
+		g.answers("unix", g.sock)
+	}
 }
 
 // tagCase is one value in the slave: how it is told to the slave and how to the gateway.

@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -30,25 +29,31 @@ func Broker(ctx context.Context, o BrokerOptions, w io.Writer) error {
 	if err := raiseFiles(); err != nil {
 		return err
 	}
-	b := brokers{BrokerOptions: o, figures: map[string]map[string][]float64{}}
+	b := brokers{BrokerOptions: o, table: &Table{
+		Title: fmt.Sprintf("Brokers on this machine, medians of %d", o.Rounds),
+		Notes: []string{"Load and brokers share its processors: compare within a row only."},
+	}}
+	for _, t := range o.Targets {
+		b.table.Columns = append(b.table.Columns, t.Name)
+	}
 	for _, part := range []func(context.Context) error{b.traffics, b.durable, b.memory, b.retained, b.matching, b.stirred} {
 		if err := part(ctx); err != nil {
 			return err
 		}
 	}
-	if len(b.order) == 0 {
+	if len(b.table.Rows) == 0 {
 		return fmt.Errorf("bench: no measurement has any of %q in its name", o.Only)
 	}
-	return b.print(w)
+	if o.JSON {
+		return b.table.WriteJSON(w)
+	}
+	return b.table.WriteText(w)
 }
 
 // brokers collects the figures of one call of Broker.
 type brokers struct {
 	BrokerOptions
-	order   []string // the rows as they came
-	units   map[string]string
-	figures map[string]map[string][]float64 // row, target: one figure for each round
-	remarks []string
+	table *Table // a column for each target
 }
 
 // wanted reports whether the row is asked for.
@@ -56,16 +61,35 @@ func (b *brokers) wanted(row string) bool {
 	return len(b.Only) == 0 || slices.ContainsFunc(b.Only, func(word string) bool { return strings.Contains(row, word) })
 }
 
-func (b *brokers) put(row, unit, target string, figure float64) {
-	if b.figures[row] == nil {
-		b.figures[row] = map[string][]float64{}
-		b.order = append(b.order, row)
-		if b.units == nil {
-			b.units = map[string]string{}
-		}
-		b.units[row] = unit
+// put adds a figure to a row, which has budgets if Mosquitto is there to compare with.
+func (b *brokers) put(name, unit, target string, figure float64, budgets ...Budget) {
+	at := slices.IndexFunc(b.table.Rows, func(r *Row) bool { return r.Name == name })
+	if at < 0 {
+		at = len(b.table.Rows)
+		known := slices.DeleteFunc(budgets, func(of Budget) bool { return of.Of != "" && !slices.Contains(b.table.Columns, of.Of) })
+		b.table.row(name, unit, known...)
 	}
-	b.figures[row][target] = append(b.figures[row][target], figure)
+	c := b.table.cell(b.table.Rows[at], target)
+	c.Samples = append(c.Samples, figure)
+}
+
+// Budgets beside Mosquitto's figure.
+func atLeast(ratio float64) Budget { return Budget{Of: mosquittoName, Least: ratio} }
+func atMost(ratio float64) Budget  { return Budget{Of: mosquittoName, Most: ratio} }
+
+// cpuBudget is what share of Mosquitto's processor time per message we may take.
+func (t *traffic) cpuBudget() Budget {
+	switch {
+	case t.rate == 2000:
+		return atMost(1.2)
+	case t.rate > 0 || t.away:
+		return atMost(1)
+	case t.qos == 0:
+		return atMost(1.0 / 30)
+	case t.qos == 1 && t.subscribers > t.publishers:
+		return atMost(1.0 / 8)
+	}
+	return atMost(1.0 / 10)
 }
 
 // patterns are the closed and open loops over live subscribers.
@@ -151,96 +175,18 @@ func (b *brokers) flow(target string, t traffic, r *running) error {
 		return fmt.Errorf("bench: %s: no message came through: %s", t.name, f.Unanswered)
 	}
 	if f.Unanswered != "" || f.Lost != 0 || f.Repeated != 0 {
-		b.remarks = append(b.remarks, strings.TrimSpace(fmt.Sprintf("%s, %s: %d of %d lost, %d repeated %s", target, t.name, f.Lost, f.Messages, f.Repeated, f.Unanswered)))
+		wrong := fmt.Sprintf("WRONG: %s, %s: %d of %d lost, %d repeated %s", target, t.name, f.Lost, f.Messages, f.Repeated, f.Unanswered)
+		b.table.Notes = append(b.table.Notes, strings.TrimSpace(wrong))
 	}
 	micro := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 	if t.rate == 0 {
-		b.put(t.name, "msg/s", target, float64(f.Messages)/f.Elapsed.Seconds())
+		b.put(t.name, "msg/s", target, float64(f.Messages)/f.Elapsed.Seconds(), atLeast(10))
 	} else {
-		b.put(t.name+", p50", "µs", target, micro(f.P50))
-		b.put(t.name+", p99", "µs", target, micro(f.P99))
+		b.put(t.name+", p50", "µs", target, micro(f.P50), atMost(1))
+		b.put(t.name+", p99", "µs", target, micro(f.P99), atMost(1))
 	}
 	if f.CPU > 0 {
-		b.put(t.name+", CPU", "µs/msg", target, micro(f.CPU)/float64(f.Messages))
+		b.put(t.name+", CPU", "µs/msg", target, micro(f.CPU)/float64(f.Messages), t.cpuBudget())
 	}
 	return nil
-}
-
-// brokerRow is one row of the result.
-type brokerRow struct {
-	Name    string             `json:"name"`
-	Unit    string             `json:"unit"`
-	Medians map[string]float64 `json:"medians"`
-	Ratios  map[string]float64 `json:"ratios"` // first target ÷ this one
-}
-
-func (b *brokers) rows() []brokerRow {
-	var rows []brokerRow
-	for _, name := range b.order {
-		row := brokerRow{Name: name, Unit: b.units[name], Medians: map[string]float64{}, Ratios: map[string]float64{}}
-		for target, all := range b.figures[name] {
-			row.Medians[target] = median(all)
-		}
-		first, known := row.Medians[b.Targets[0].Name]
-		for target, m := range row.Medians {
-			if known && m > 0 && target != b.Targets[0].Name {
-				row.Ratios[target] = first / m
-			}
-		}
-		rows = append(rows, row)
-	}
-	return rows
-}
-
-func median(all []float64) float64 {
-	sorted := slices.Sorted(slices.Values(all))
-	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
-}
-
-func (b *brokers) print(w io.Writer) error {
-	if b.JSON {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(map[string]any{"rows": b.rows(), "remarks": b.remarks, "rounds": b.Rounds})
-	}
-	var text strings.Builder
-	fmt.Fprintf(&text, "%-52s %-8s", fmt.Sprintf("medians of %d", b.Rounds), "")
-	for i, t := range b.Targets {
-		fmt.Fprintf(&text, " %12s", t.Name)
-		if i > 0 {
-			fmt.Fprintf(&text, " %8s", "ratio")
-		}
-	}
-	text.WriteByte('\n')
-	for _, row := range b.rows() {
-		fmt.Fprintf(&text, "%-52s %-8s", row.Name, row.Unit)
-		for i, t := range b.Targets {
-			m, known := row.Medians[t.Name]
-			fmt.Fprintf(&text, " %12s", figure(m, known))
-			if i > 0 {
-				ratio, known := row.Ratios[t.Name]
-				fmt.Fprintf(&text, " %8s", figure(ratio, known))
-			}
-		}
-		text.WriteByte('\n')
-	}
-	fmt.Fprintf(&text, "ratio: %s ÷ that broker\n", b.Targets[0].Name)
-	for _, remark := range b.remarks {
-		fmt.Fprintln(&text, "WRONG: "+remark)
-	}
-	_, err := io.WriteString(w, text.String())
-	return err
-}
-
-// figure is a number with three significant digits, or what stands for none.
-func figure(v float64, known bool) string {
-	switch {
-	case !known:
-		return "-"
-	case v >= 100:
-		return fmt.Sprintf("%.0f", v)
-	case v >= 1:
-		return fmt.Sprintf("%.3g", v)
-	}
-	return fmt.Sprintf("%.2g", v)
 }

@@ -23,9 +23,12 @@ func raiseFiles() error {
 	return nil
 }
 
+// settleTime is how long a broker is left alone before its memory is read.
+const settleTime = 2 * time.Second
+
 // megabytes reads the resident memory of a broker once it has settled.
 func megabytes(r *running) (float64, error) {
-	time.Sleep(300 * time.Millisecond)
+	time.Sleep(settleTime)
 	n, err := r.resident()
 	return float64(n) / (1 << 20), err
 }
@@ -46,11 +49,11 @@ func (b *brokers) memory(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		b.put(rowIdle, "MB", target, mb)
+		b.put(rowIdle, "MB", target, mb, Budget{Most: 12})
 		if !b.wanted(rowPlain) {
 			return nil
 		}
-		return b.crowd(rowPlain, target, r, plain, r.login)
+		return b.crowd(crowd{rowPlain, plain, r.login, 20}, target, r)
 	})
 	if err != nil || !b.wanted(rowSecure) {
 		return err
@@ -59,20 +62,28 @@ func (b *brokers) memory(ctx context.Context) error {
 		if r.secure == "" {
 			return nil
 		}
-		return b.crowd(rowSecure, target, r, secure, r.loginSecure)
+		return b.crowd(crowd{rowSecure, secure, r.loginSecure, 45}, target, r)
 	})
 }
 
-// crowd measures the broker's memory with that many idle connections, each with a subscription.
-func (b *brokers) crowd(row, target string, r *running, connections int, enter func(login) (*wire, error)) error {
+// crowd is many idle connections, each with a subscription.
+type crowd struct {
+	row         string
+	connections int
+	enter       func(login) (*wire, error)
+	most        float64 // MB
+}
+
+// crowd measures the broker's memory with a crowd.
+func (b *brokers) crowd(of crowd, target string, r *running) error {
 	var all []*wire
 	defer func() {
 		for _, w := range all {
 			_ = w.conn.Close() // done with it
 		}
 	}()
-	for i := range connections {
-		w, err := enter(login{clientID: fmt.Sprint("bench-idle", i)})
+	for i := range of.connections {
+		w, err := of.enter(login{clientID: fmt.Sprint("bench-idle", i)})
 		if err != nil {
 			return err
 		}
@@ -86,7 +97,7 @@ func (b *brokers) crowd(row, target string, r *running, connections int, enter f
 	if err != nil {
 		return err
 	}
-	b.put(row, "MB", target, mb)
+	b.put(of.row, "MB", target, mb, Budget{Most: of.most})
 	return nil
 }
 
@@ -103,14 +114,14 @@ func (b *brokers) retained(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		b.put(row+", store", "msg/s", target, messages/took.Seconds())
+		b.put(row+", store", "msg/s", target, messages/took.Seconds(), atLeast(1))
 		if after, err := megabytes(r); err == nil && memErr == nil {
-			b.put(row+", memory", "B/msg", target, (after-before)*(1<<20)/messages)
+			b.put(row+", memory", "B/msg", target, (after-before)*(1<<20)/messages, Budget{Most: 400})
 		}
 		if took, err = fetchRetained(r, messages); err != nil {
 			return err
 		}
-		b.put(row+", fetch by #", "msg/s", target, messages/took.Seconds())
+		b.put(row+", fetch by #", "msg/s", target, messages/took.Seconds(), atLeast(1))
 		return nil
 	})
 }
@@ -224,9 +235,9 @@ func (b *brokers) match(row, target string, r *running) error {
 	if err := p.barrier(); err != nil {
 		return err
 	}
-	b.put(row+", unmatched", "msg/s", target, float64(n)/time.Since(start).Seconds())
+	b.put(row+", unmatched", "msg/s", target, float64(n)/time.Since(start).Seconds(), atLeast(1))
 	if after, err := r.cpu(); err == nil && cpuErr == nil {
-		b.put(row+", unmatched, CPU", "µs/msg", target, float64(after-before)/float64(time.Microsecond)/float64(n))
+		b.put(row+", unmatched, CPU", "µs/msg", target, float64(after-before)/float64(time.Microsecond)/float64(n), Budget{Most: 2})
 	}
 	return p.disconnect()
 }

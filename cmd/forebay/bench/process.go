@@ -31,18 +31,24 @@ func (p process) cpu() (time.Duration, error) {
 }
 
 // resident returns the bytes of memory that the process holds.
-func (p process) resident() (int64, error) {
+func (p process) resident() (int64, error) { return p.status("VmRSS") }
+
+// anonymous is resident without the pages of files, which the kernel takes back when it needs them.
+func (p process) anonymous() (int64, error) { return p.status("RssAnon") }
+
+// status reads a line of the kernel's account of the process that is in kB.
+func (p process) status(name string) (int64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid))
 	if err != nil {
 		return 0, err
 	}
 	for line := range bytes.Lines(b) {
-		if rest, ok := bytes.CutPrefix(line, []byte("VmRSS:")); ok {
+		if rest, ok := bytes.CutPrefix(line, []byte(name+":")); ok {
 			kb, err := strconv.ParseInt(string(bytes.TrimSpace(bytes.TrimSuffix(bytes.TrimSpace(rest), []byte("kB")))), 10, 64)
 			return kb << 10, err
 		}
 	}
-	return 0, fmt.Errorf("bench: process %d has no resident memory", p.pid)
+	return 0, fmt.Errorf("bench: process %d has no %s", p.pid, name)
 }
 
 // child is a process that was started here and is stopped here.

@@ -61,6 +61,9 @@ broker:
 	}
 }
 
+// mosquittoName is the column that budgets are relative to.
+const mosquittoName = "mosquitto"
+
 // Mosquitto is the Mosquitto that is installed; ok is false if there is none.
 func Mosquitto() (t Target, ok bool) {
 	path, err := exec.LookPath("mosquitto")
@@ -70,7 +73,7 @@ func Mosquitto() (t Target, ok bool) {
 		}
 	}
 	return Target{
-		Name: "mosquitto", Command: []string{path, "-c", "{dir}/config.yaml"}, durable: true,
+		Name: mosquittoName, Command: []string{path, "-c", "{dir}/config.yaml"}, durable: true,
 		config: func(s site) string {
 			// Nagle's delay would be all that is measured, a queue of 1000 loses messages, and with its 20 in flight
 			// Mosquitto 2.0.11 stops sending QoS 2 when more are queued than that.
