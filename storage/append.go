@@ -167,14 +167,20 @@ func (l *Log) admit(r *Record, room int) (count int, err error) {
 const (
 	limitStore   = "store"
 	limitWaiting = "waiting"
+	limitDisk    = "disk"
 )
 
 // storeFull returns which limit of the store keeps r out, or "": it would not
-// fit on the disk, or in memory while the disk does not keep up. What has no
+// fit on the disk, or in memory while the disk does not keep up, or the disk has
+// no room for the reserve, without which it could be filled so far that the
+// store cannot be opened any more. What has no
 // deliveries may use half of the reserve.
 func (l *Log) storeFull(r *Record, room int) string {
 	if l.waiting > maxWaiting {
 		return limitWaiting
+	}
+	if l.unreserved && len(r.Deliveries) > 0 {
+		return limitDisk
 	}
 	limit := l.cfg.MaxSize - reserved
 	if len(r.Deliveries) == 0 {

@@ -417,8 +417,41 @@ func testDiskFull(t *testing.T, dir string) {
 	if _, err := os.Stat(l.dir.file(probeName)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("what Probe has written is still there: %v", err)
 	}
+	eventually(t, "the reserve is there again", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return !l.unreserved })
 	for range n / 2 {
 		mustSafe(t, l, mustAppend(t, l, body, c))
 	}
+	closeLog(t, l)
+}
+
+// Without room for the reserve no message is taken, as the disk could become so
+// full that the log could not be opened. What makes it shrink is, and the reserve
+// is made as soon as others have made room.
+func TestNoRoomForReserve(t *testing.T) {
+	disk := smallDisk(t, "tmpfs")
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(disk, &s); err != nil {
+		t.Fatal(err)
+	}
+	others := filepath.Join(disk, "others")
+	if err := writeZeros(others, int64(s.Bavail)*int64(s.Bsize)-1<<20); err != nil {
+		t.Fatal(err)
+	}
+	l := openTest(t, filepath.Join(disk, "store"), small())
+	c := mustConsumer(t, l, "c", Limits{})
+	r := Record{Message: []byte("m"), Deliveries: []Delivery{{Consumer: c.ID()}}}
+	var full *FullError
+	if _, err := l.Append(&r); !errors.As(err, &full) || full.Limit != limitDisk {
+		t.Errorf("Append on a disk that is nearly full: %v", err)
+	}
+	s2, err := l.Append(&Record{Changes: []Change{{Table: Sessions, Key: []byte("k")}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustSafe(t, l, s2)
+	if err := os.Remove(others); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "messages are taken", func() bool { _, err := l.Append(&r); return err == nil })
 	closeLog(t, l)
 }

@@ -58,7 +58,8 @@
 // Full: *FullError, nothing of the record was taken; it works again when
 // somebody has acknowledged. It is counted in Stats or CursorStats, and the log
 // has one line when refusing or dropping begins and one when it is over (D5);
-// likewise when a limit comes near.
+// likewise when a limit comes near. Messages are also refused while the disk has no
+// room for the reserve, which is tried again every second.
 // Stop: ErrFailed, a write or sync has failed, and only Close and Open help
 // (D4), for which Probe tells when the time has come; ErrLocked and *VersionError at Open, which time does not cure. Ours:
 // ErrClosed, and records beyond the package's limits.

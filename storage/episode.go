@@ -92,8 +92,11 @@ func (l *Log) beginning(e *episode, o outcome) notice {
 		return n
 	}
 	n.text = "store is full: new messages are refused"
-	if e.limit == limitWaiting {
+	switch e.limit {
+	case limitWaiting:
 		n.text = "disk does not keep up: new messages are refused"
+	case limitDisk:
+		n.text = "disk is nearly full, without room for the reserve: new messages are refused"
 	}
 	n.attrs = []slog.Attr{slog.String("limit", e.limit), slog.Int64("waiting_bytes", l.waiting), slog.Int64("bytes", l.disk())}
 	return n
@@ -108,6 +111,8 @@ func (l *Log) over(e *episode) bool {
 		return l.ebbed(c)
 	case c == nil && e.limit == limitWaiting:
 		return l.waiting < tenthLess(maxWaiting)
+	case c == nil && e.limit == limitDisk:
+		return !l.unreserved
 	case c == nil:
 		return l.disk()+l.waiting+e.need < tenthLess(l.cfg.MaxSize-reserved)
 	case e.limit == CauseAge:
@@ -140,6 +145,8 @@ func (l *Log) endEpisodes(now time.Time) {
 			e.cursor.filling, n.text = false, "queue is under half of its limits again"
 		case e.cursor == nil && e.limit == limitWaiting:
 			n.text = "disk keeps up again"
+		case e.cursor == nil && e.limit == limitDisk:
+			n.text = "disk has room again"
 		case e.cursor == nil:
 			n.text = "store has room again"
 		case e.limit == CauseAge:
@@ -168,15 +175,20 @@ func (l *Log) look(now time.Time) time.Duration {
 	}
 	l.lookAtStore()
 	l.wallClock()
+	longest := l.tune.expire
+	if l.unreserved {
+		l.retryReserve(now)
+		longest = min(longest, reserveRetry)
+	}
 	if len(l.episodes) == 0 {
-		return l.tune.expire
+		return longest
 	}
 	// Not at each commit: there may be an episode for every session.
 	if every := l.tune.quiet / 10; now.Sub(l.looked) >= every {
 		l.looked = now
 		l.endEpisodes(now)
 	}
-	return min(l.tune.expire, l.tune.quiet/10)
+	return min(longest, l.tune.quiet/10)
 }
 
 // say writes the notices. No lock is held.

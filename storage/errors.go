@@ -21,13 +21,15 @@ var (
 // record was appended.
 type FullError struct {
 	Consumer string // the consumer that is full; empty: the store itself
-	Limit    string // of the consumer "bytes" or "count"; of the store "store" (Config.MaxSize) or "waiting" (the disk does not keep up)
+	Limit    string // of the consumer "bytes" or "count"; of the store "store" (Config.MaxSize) or "waiting" (the disk does not keep up) or "disk" (it is nearly full)
 }
 
 func (e *FullError) Error() string {
 	switch {
 	case e.Limit == limitWaiting:
 		return "storage: full: the disk does not keep up"
+	case e.Limit == limitDisk:
+		return "storage: full: the disk has no room for the reserve"
 	case e.Consumer == "":
 		return "storage: full: max_size of the store reached"
 	}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -133,6 +134,9 @@ func (d *directory) remove(name string) error {
 const (
 	reserveName = "reserve"
 	reserveSize = 1 << 20 // and as much as the journal, which Open must be able to spill
+
+	besideReserve = 256 << 10 // bytes that must be free too, when it is made
+	reserveRetry  = time.Second
 )
 
 // keepReserve holds back some of the disk, so that a store on a full one can
@@ -146,6 +150,11 @@ func (d *directory) keepReserve() {
 		d.reserved = true
 		return
 	}
+	// Trying it must not take from a commit what is left.
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(d.path, &fs); err == nil && uint64(fs.Bsize)*fs.Bavail < uint64(d.reserve)+besideReserve {
+		return
+	}
 	name := reserveName + newSuffix
 	err := writeZeros(d.file(name), d.reserve)
 	if err == nil {
@@ -156,6 +165,26 @@ func (d *directory) keepReserve() {
 		return
 	}
 	d.reserved = true
+}
+
+// retryReserve has the reserve made, if it could not be so far, by a goroutine
+// that stands in for a checkpoint. l.mu is held.
+func (l *Log) retryReserve(now time.Time) {
+	if l.busy() != nil || now.Sub(l.retried) < reserveRetry {
+		return
+	}
+	l.retried = now
+	busy := make(chan struct{})
+	l.point.busy = busy
+	l.ended.Go(func() {
+		l.dir.keepReserve()
+		l.mu.Lock()
+		l.unreserved = !l.dir.reserved
+		l.point.busy = nil
+		l.mu.Unlock()
+		close(busy)
+		l.kickCommitter()
+	})
 }
 
 // writeZeros makes a file of so many zeros. They are written and synced: holes

@@ -106,8 +106,8 @@ func makeSegment(dir *directory, id uint32, census []byte) (*writer, error) {
 		return nil, err
 	}
 	db, err := dir.openBolt(name+newSuffix, &bolt.Options{NoFreelistSync: true, InitialMmapSize: segmentMapping})
-	if err != nil {
-		return nil, fmt.Errorf("create segment: %w", err)
+	if err != nil { // half of the first pages may be there
+		return nil, errors.Join(fmt.Errorf("create segment: %w", err), dir.remove(name+newSuffix))
 	}
 	db.AllocSize = growth // the default would let the file run 16 MB ahead
 	w := &writer{dir: dir, id: id, db: db}

@@ -104,6 +104,7 @@ func (l *Log) writeCheckpoint(p *checkpoint) {
 		}
 	}
 	l.mu.Lock()
+	l.unreserved = !l.dir.reserved
 	if err == nil {
 		for _, id := range p.remove {
 			l.diskSegments -= l.segments[id].size
@@ -232,8 +233,8 @@ func createState(dir *directory, p *checkpoint, each func(put func(key string, v
 		return nil, err
 	}
 	db, err := dir.openBolt(stateName+newSuffix, &bolt.Options{})
-	if err != nil {
-		return nil, fmt.Errorf("storage: create state: %w", err)
+	if err != nil { // half of the first pages may be there
+		return nil, errors.Join(fmt.Errorf("storage: create state: %w", err), dir.remove(stateName+newSuffix))
 	}
 	s := &stateFile{db: db}
 	err = db.Update(func(tx *bolt.Tx) error {

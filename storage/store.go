@@ -34,9 +34,10 @@ type Log struct {
 	w *writer // the current segment
 
 	// Owned by the committer.
-	told   bool      // that the log has failed
-	aged   time.Time // when it last looked for messages too old
-	looked time.Time // when it last looked for episodes that are over
+	told    bool      // that the log has failed
+	aged    time.Time // when it last looked for messages too old
+	looked  time.Time // when it last looked for episodes that are over
+	retried time.Time // when it last tried to make the reserve
 
 	// Owned by whoever writes the state file: Open, then the checkpoint
 	// goroutine of which at most one exists.
@@ -80,6 +81,7 @@ type Log struct {
 	diskRest      int64                   // bytes of the state file, the reserve and the journal
 	journalDisk   int64                   // bytes of the journal, constant after Open
 	diskSegments  int64                   // sum of segment.size
+	unreserved    bool                    // there was no room for the reserve
 	taken         []*Cursor               // scratch of appendLocked
 	refused       map[string]uint64       // by FullError.Limit of the store
 	episodes      map[episodeKey]*episode // under way
@@ -185,6 +187,7 @@ func open(cfg Config, log *slog.Logger, safe func(Seq, error), dir *directory, t
 	if err := l.recover(); err != nil {
 		return nil, errors.Join(err, dir.close())
 	}
+	l.unreserved = !dir.reserved
 	l.ended.Go(l.commitLoop)
 	l.ended.Go(l.readLoop)
 	return l, nil
