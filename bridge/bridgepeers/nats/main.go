@@ -6,6 +6,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -25,7 +26,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) < 4 {
-		return fmt.Errorf("want NAME DIRECTORY MQTT-PORT CLUSTER-PORT OTHER-CLUSTER-PORT...")
+		return errors.New("want a name, a directory, a port for MQTT and the ports of the cluster, ours first")
 	}
 	const local = "127.0.0.1"
 	var ports []int
