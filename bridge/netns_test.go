@@ -92,6 +92,7 @@ func (u *uplink) inside(program string, args ...string) {
 
 // TestRealInterface lets a link die as links do: without anybody saying so.
 func TestRealInterface(t *testing.T) {
+	t.Parallel() // it waits for others most of the time
 	u := newUplink(t)
 	r := record(t, 1883, "ip", "netns", "exec", u.name)
 	const ackTimeout = 2 * time.Second

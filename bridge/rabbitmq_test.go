@@ -56,6 +56,7 @@ func startRabbitMQ(t *testing.T, dir string, port int) {
 
 // TestRabbitMQ sends both ways through a cloud of 3.1.1 that has no QoS 2: the rule caps it.
 func TestRabbitMQ(t *testing.T) {
+	t.Parallel() // it waits for others most of the time
 	if os.Getenv("CI") != "true" && os.Getenv("FOREBAY_RABBITMQ") == "" {
 		t.Skip("RabbitMQ takes a quarter of a minute to start: set FOREBAY_RABBITMQ=1")
 	}
