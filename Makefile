@@ -22,7 +22,8 @@ ARCH        ?=
 
 # Real programs at the other end of the tests' connections. pymodbus cannot
 # even be imported as a server without the serial module that it recommends.
-PEERS := mosquitto mosquitto-clients python3-pymodbus python3-serial-asyncio mbpoll socat libmodbus-dev python3-paho-mqtt
+PEERS := mosquitto mosquitto-clients python3-pymodbus python3-serial-asyncio mbpoll socat libmodbus-dev python3-paho-mqtt \
+	iproute2 nftables rabbitmq-server
 
 # A build must not depend on who owns the checkout or on a version control
 # program.
