@@ -107,3 +107,33 @@ func (f *forwarder) blame(l *link, err error) {
 
 // cleared takes one of the suspects off the list.
 func (f *forwarder) cleared() { f.suspects = max(0, f.suspects-1) }
+
+// fruitlessLinks is after how many links in a row that the upstream has ended, with messages in flight and none
+// acknowledged, it is told that one of them may be the reason.
+const fruitlessLinks = 3
+
+// wonder takes note of how the link ended, and returns the topic of the oldest message in flight when it is time to say
+// that the upstream may be ending every link over a message. Nothing is buried: with no word from the upstream it may be
+// the upstream that fails.
+func (f *forwarder) wonder(err error) (topic string, tell bool) {
+	if f.moved || !wordless(err) || len(f.flights) == 0 {
+		f.fruitless = 0
+		return "", false
+	}
+	if f.fruitless++; f.fruitless != fruitlessLinks {
+		return "", false
+	}
+	for _, a := range f.lanes {
+		n, ok := f.oldest(a)
+		if !ok {
+			continue
+		}
+		var p packet.Publish
+		frame, size, err := packet.Next(f.flights[a.packetID(n)].message, packet.V5, 0)
+		if err == nil && size > 0 && p.Decode(frame, packet.V5) == nil {
+			topic = string(p.Topic)
+		}
+		break
+	}
+	return topic, true
+}

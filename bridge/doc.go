@@ -108,7 +108,8 @@
 // nodes of one, may repeat or drop QoS 2 messages that were half way when the connection moved.
 //
 // BUG(bridge): an upstream that speaks 3.1.1 and ends the link over a message, instead of acknowledging it, is offered
-// the message again for ever: nothing tells it from an upstream that fails, or from another client with our name.
+// the message again for ever: nothing tells it from an upstream that fails, or from another client with our name. The log
+// says so after a few times.
 //
 // BUG(bridge): what comes into a lane of the order live-first while the link is there but slower than the messages
 // come is sent in order: live data are ahead of the outage, not ahead of themselves.

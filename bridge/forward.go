@@ -63,6 +63,9 @@ type forwarder struct {
 	turn     int // messages sent, and tried to; see fairness
 	suspects int // see blame
 
+	moved     bool // the upstream has acknowledged something on this link
+	fruitless int  // links in a row on which it has not; see wonder
+
 	resent    uint64 // transmissions that were repetitions
 	lateUntil int64  // Unix ms; what came before counts as late; 0: nothing does
 	late      uint64 // acknowledged messages that did, since somebody asked
@@ -89,7 +92,7 @@ func newForwarder(lanes []*lane, b *Bridge) *forwarder {
 // yet; the error is that of the store or ctx.
 func (f *forwarder) resume(ctx context.Context, l *link) error {
 	clear(f.flights)
-	f.messages, f.atHand, f.buffers, f.refused, f.pause = 0, 0, nil, false, 0
+	f.messages, f.atHand, f.buffers, f.refused, f.pause, f.moved = 0, 0, nil, false, 0, false
 	if err := f.safety.log.WaitSafe(ctx, f.received); err != nil {
 		return fmt.Errorf("bridge: wait for the store: %w", err)
 	}
@@ -421,6 +424,7 @@ func (f *forwarder) onAck(l *link, a *packet.Ack) error {
 	if !ok || g.expect == packet.SUBACK {
 		return f.onStray(l, a)
 	}
+	f.moved = true
 	switch {
 	case a.Type == packet.PUBREC && (g.expect == packet.PUBREL || g.expect == packet.PUBCOMP):
 		// Repeated by the upstream: our PUBREL answers, now or when the disk allows.

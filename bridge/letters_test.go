@@ -108,6 +108,28 @@ func TestDeadLettersAreBounded(t *testing.T) {
 	}
 }
 
+// RabbitMQ 3.10 ends the connection over every PUBLISH with QoS 2: with the queue standing still, the log must not say
+// only that the bridge connects.
+func TestMessageThatMayEndEveryLinkIsTold(t *testing.T) {
+	u := newUpstream(t)
+	g := newGateway(t, u.address(), nil, nil)
+	g.broker.sendAll(2, "t", "the one")
+	g.broker.sendAll(1, "t", "behind it")
+	for i := range 2 * fruitlessLinks {
+		c := u.welcome(i > 0, none)
+		c.wantType(packet.PUBLISH)
+		c.net.Close()
+	}
+	c := u.welcome(true, none)
+	c.want("PUBLISH 2 dup up/t the one #2", "PUBLISH 1 dup up/t behind it #3")
+	if n := g.lines.count("ends every connection without acknowledging anything"); n != 1 || g.lines.count("oldest=t") != 1 {
+		t.Errorf("told %d times:\n%s", n, g.lines)
+	}
+	if len(g.bridge.DeadLetters()) != 0 {
+		t.Error("a message was given up without a word from the upstream")
+	}
+}
+
 // An upstream that ends the link over a message, instead of refusing it, would do so for ever: nothing behind the
 // message would ever go.
 func TestMessageThatEndsEveryLinkIsFound(t *testing.T) {

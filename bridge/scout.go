@@ -165,5 +165,10 @@ func mayBeTakeover(err error) bool {
 	if gone, ok := errors.AsType[*goneError](err); ok {
 		return gone.reason == packet.ReasonSessionTakenOver
 	}
+	return wordless(err)
+}
+
+// wordless reports whether err is how a peer ends a connection without saying why.
+func wordless(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }

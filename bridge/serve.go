@@ -19,6 +19,10 @@ func (b *Bridge) serve(ctx context.Context, c *conn) error {
 		err = b.rounds(ctx, l)
 		b.setLinked(false)
 		b.forward.blame(l, err)
+		if topic, tell := b.forward.wonder(err); tell {
+			b.log.Warn("the upstream ends every connection without acknowledging anything: perhaps over one of the messages in flight, whose QoS, size or topic it cannot take",
+				"in_flight", b.forward.messages, "oldest", topic)
+		}
 		b.forward.end()
 	}
 	var broken *brokenError
