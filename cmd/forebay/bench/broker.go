@@ -140,29 +140,41 @@ func (b *brokers) durable(ctx context.Context) error {
 	return b.each(ctx, true, func(target string, r *running) error { return b.flow(target, t, r) })
 }
 
-// each runs f with every target, in turn, for every round, each target being a process of its own without a past.
+// each runs f with every target, in turn, for every round, each target being a process of its own without a past. One
+// that fails is left out from then on, and the table says why; ours must not fail.
 func (b *brokers) each(ctx context.Context, durable bool, f func(target string, r *running) error) error {
+	failed := map[string]bool{}
 	for round := range b.Rounds {
-		for _, t := range b.Targets {
-			if durable && !t.durable {
+		for i, t := range b.Targets {
+			if durable && !t.durable || failed[t.Name] {
 				continue
 			}
 			if err := ctx.Err(); err != nil {
 				return err
 			}
 			b.Say("round %d of %d: %s", round+1, b.Rounds, t.Name)
-			r, err := t.open(durable)
-			if err != nil {
+			err := t.run(durable, f)
+			if err == nil {
+				continue
+			}
+			if err = fmt.Errorf("%s: %w", t.Name, err); i == 0 {
 				return err
 			}
-			err = f(t.Name, r)
-			r.close()
-			if err != nil {
-				return fmt.Errorf("%s: %w", t.Name, err)
-			}
+			failed[t.Name] = true
+			b.table.Notes = append(b.table.Notes, "LEFT OUT: "+err.Error())
 		}
 	}
 	return nil
+}
+
+// run starts the target, calls f and stops it.
+func (t Target) run(durable bool, f func(target string, r *running) error) error {
+	r, err := t.open(durable)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	return f(t.Name, r)
 }
 
 // flow measures one pattern and puts its figures into the rows.
