@@ -85,12 +85,7 @@ type recorder struct {
 // record subscribes with mosquitto_sub, as soon as the cloud lets it. wrapper is what it is run by; empty: nothing.
 func record(t *testing.T, port int, wrapper ...string) *recorder {
 	t.Helper()
-	if _, err := exec.LookPath("mosquitto_sub"); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip("mosquitto_sub is missing: apt install mosquitto-clients")
-	}
+	needProgram(t, "mosquitto_sub")
 	args := append(wrapper, "stdbuf", "-oL", "mosquitto_sub", "-V", "311", "-p", fmt.Sprint(port), "-i", "recorder", "-c", "-q", "1", "-t", "up/#", "-F", "%p")
 	end := time.Now().Add(veryPatient)
 	for {

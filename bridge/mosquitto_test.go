@@ -58,12 +58,7 @@ func freePort(t *testing.T) int {
 // TestMosquitto sends both ways through a real broker that is stopped and started in between.
 func TestMosquitto(t *testing.T) {
 	for _, program := range []string{"mosquitto", "mosquitto_sub", "mosquitto_pub"} {
-		if _, err := exec.LookPath(program); err != nil {
-			if os.Getenv("CI") == "true" {
-				t.Fatalf("%s is missing", program)
-			}
-			t.Skipf("%s is missing: apt install mosquitto mosquitto-clients", program)
-		}
+		needProgram(t, program)
 	}
 	dir, port := t.TempDir(), freePort(t)
 	stop := startMosquitto(t, dir, port)

@@ -48,15 +48,21 @@ func TestMosquittoDoors(t *testing.T) {
 	}
 }
 
+// needProgram skips the test without a program of Mosquitto's, and fails it in CI.
+func needProgram(t *testing.T, name string) {
+	t.Helper()
+	if _, err := exec.LookPath(name); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("%s is missing", name)
+		}
+		t.Skipf("%s is missing: apt install mosquitto mosquitto-clients", name)
+	}
+}
+
 // configuredMosquitto runs a Mosquitto until the test ends.
 func configuredMosquitto(t *testing.T, text string) *exec.Cmd {
 	t.Helper()
-	if _, err := exec.LookPath("mosquitto"); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("mosquitto is missing")
-		}
-		t.Skip("mosquitto is missing: apt install mosquitto")
-	}
+	needProgram(t, "mosquitto")
 	me, err := user.Current()
 	if err != nil {
 		t.Fatal(err)
@@ -79,11 +85,12 @@ func configuredMosquitto(t *testing.T, text string) *exec.Cmd {
 // TestMosquittoNewPassword: a real broker leaves the connection alone whose client identifier comes again with a wrong
 // password, and hands its session over to the right one.
 func TestMosquittoNewPassword(t *testing.T) {
+	needProgram(t, "mosquitto_passwd")
 	users, port := filepath.Join(t.TempDir(), "users"), freePort(t)
 	setUser := func(password string) {
 		t.Helper()
 		if out, err := exec.Command("mosquitto_passwd", "-c", "-b", users, "gw", password).CombinedOutput(); err != nil {
-			t.Skipf("mosquitto_passwd: %v: %s", err, out)
+			t.Fatalf("mosquitto_passwd: %v: %s", err, out)
 		}
 	}
 	setUser("first")
@@ -153,8 +160,9 @@ func TestMosquittoDoesNotEchoToBridges(t *testing.T) {
 			g.broker.sendAll(1, "t", "a")
 			g.awaitStatus("one forwarded", func(s Status) bool { return s.Forwarded == 1 })
 			// What another client sends comes down; what came before it would have come first.
+			needProgram(t, "mosquitto_pub")
 			if out, err := exec.Command("mosquitto_pub", "-p", fmt.Sprint(port), "-q", "1", "-t", "up/other", "-m", "b").CombinedOutput(); err != nil {
-				t.Skipf("mosquitto_pub: %v: %s", err, out)
+				t.Fatalf("mosquitto_pub: %v: %s", err, out)
 			}
 			g.broker.awaitMessages(1)
 			if got := g.broker.messages(); len(got) != 1 || got[0] != "echo/up/other b" {

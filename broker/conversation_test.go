@@ -55,7 +55,7 @@ func converse(t *testing.T, interpreter, script string, env ...string) {
 }
 
 // without skips a test whose peer is missing, unless in CI.
-func without(t *testing.T, peer string) {
+func without(t testing.TB, peer string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
 		t.Fatal(peer)

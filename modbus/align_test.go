@@ -8,7 +8,7 @@ import (
 func TestNextAligned(t *testing.T) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	if err != nil {
-		t.Skip("no time zones here: ", err)
+		t.Fatal("no time zones here: ", err) // Go's own distribution has them
 	}
 	tests := []struct {
 		wall  string
